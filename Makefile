@@ -1,0 +1,60 @@
+# On a fresh machine with Python 3.11, make and git:
+#   make demo    installs everything, converts a synthetic checkpoint, verifies it, loads it and classifies
+#   make test    installs everything and runs the suite on TensorFlow, JAX and PyTorch
+# `make help` lists the rest.
+
+PYTHON ?= python3.11
+# Threads of each numerical library, test processes (0: one, no pool), and what else pytest should be told.
+THREADS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+WORKERS ?= 0
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+QUIET_CPU := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
+	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1
+PYTEST := $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench tables clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+venv: $(STAMP)  ## create .venv with everything in it
+
+# pip and setuptools first and pinned, so that the build needs no environment of its own.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[all]"
+	touch $@
+
+demo: venv  ## convert a synthetic checkpoint, verify it, load it back, classify
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/demo.py
+
+test: venv  ## the whole suite on TensorFlow, then what depends on the backend on JAX and PyTorch
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m backend
+	KERAS_BACKEND=torch $(PYTEST) -m backend
+
+lint: venv  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv  ## time the models
+	$(BIN)/python examples/bench.py
+
+tables: venv  ## write the tables of weight_maps/ anew
+	$(BIN)/python -m mobileclip_keras.weight_maps.generate
+
+clean:  ## remove everything that building and testing left, .venv included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""From PyTorch checkpoints to folders that Keras loads, and back; publication; the command line."""

@@ -1,0 +1,201 @@
+"""Converting a checkpoint into a folder that Keras loads, verified before it appears."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keras
+
+from ..keras_models.copying import copy_model
+from ..keras_models.errors import MobileClipError
+from ..keras_models.loading import TRAIN_FOLDER
+from ..keras_models.model import MobileClipModel
+from ..keras_models.preprocessing import ImagePreprocessor
+from ..keras_models.registry import Variant
+from ..keras_models.tokenizer import Tokenizer
+from ..verify.verification import Verification
+from .build import build_model, has_projection_bias
+from .checkpoint import Checkpoint, open_checkpoint, sha256
+from .folder import check_target, written_whole
+from .identify import Kind, choose_variant, identify
+from .mapping import load_into
+from .progress import Progress, silent
+from .records import CONVERSION_FILE, weight_hashes, write_record
+from .verifying import verify_against, write_verification
+
+FORM_CHOICES = ("both", "inference", "train")
+DTYPE_CHOICES = ("float32", "float16", "bfloat16", "keep")
+
+
+class VerificationError(MobileClipError):
+    """A conversion does not compute what PyTorch computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did."""
+
+    folder: Path
+    variant: Variant
+    kind: Kind
+    forms: tuple[str, ...]
+    dtype: str
+    notes: tuple[str, ...]
+    verification: Verification | None
+
+
+def convert(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    variant: str | None = None,
+    form: str = "both",
+    dtype: str = "float32",
+    verify: bool = True,
+    force: bool = False,
+    like_open_clip: bool = False,
+    progress: Progress = silent,
+    report: Callable[[Verification], None] = lambda _: None,
+) -> Conversion:
+    """Converts a checkpoint file.
+
+    A checkpoint in train form is by default written in both forms: the inference form at the top of the folder,
+    because people who load a model mostly run it and want it fast, and the train form below it, because fine-tuning
+    needs the branches and batch norms and because only it converts back. One form alone halves the folder.
+
+    Args:
+        source: the checkpoint.
+        out: the folder to write; None for <variant>-keras in the current one.
+        variant: any spelling; None to detect it.
+        form: "both", "inference" or "train".
+        dtype: of the weights written: "float32", "float16", "bfloat16", or "keep" for the file's own. What is
+            verified is float32, before it is rounded.
+        verify: whether to compare with PyTorch first.
+        force: whether to replace a converted folder that is there.
+        like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See keras_models/registry.py.
+        progress: shows steps.
+        report: called with the verification, passed or not.
+
+    Raises:
+        MobileClipError: saying what is wrong with the file, the name, the target or the result. Nothing is left
+            behind.
+    """
+    source = Path(source)
+    if form not in FORM_CHOICES or dtype not in DTYPE_CHOICES:
+        raise MobileClipError(f"form is one of {', '.join(FORM_CHOICES)}, dtype one of {', '.join(DTYPE_CHOICES)}.")
+    checkpoint = open_checkpoint(source)
+    kind = identify(checkpoint.shapes)
+    found = choose_variant(kind, variant, source)
+    target = Path(out) if out is not None else Path(f"{found.name}-keras")
+    check_target(target, force)
+    forms = _forms(form, kind)
+    held = _held_dtype(checkpoint)
+    dtype = held if dtype == "keep" else dtype
+    notes = [*checkpoint.notes, *_notes(kind, held, dtype)]
+    with progress(f"Reading {source.name}", source.stat().st_size if source.is_file() else None) as advance:
+        digest = sha256(source, advance)
+
+    bias = has_projection_bias(found, kind, checkpoint)
+    model = build_model(found, kind, bias, like_open_clip=like_open_clip)
+    with progress(f"Mapping {len(kind.rows)} tensors", len(kind.rows)) as advance:
+        load_into(model, checkpoint, kind.rows, advance)
+    verification = None
+    if verify:
+        verification = _verify(checkpoint, kind, found, model, forms, progress, like_open_clip)
+        report(verification)
+        if not verification.passed:
+            raise VerificationError(f"{source.name} was not converted: the result is not equal to PyTorch.")
+    # Memory that the file is mapped to makes room for the folded model.
+    checkpoint.close()
+
+    with written_whole(target, force) as folder:
+        for index, name in enumerate(forms):
+            with progress(f"Writing the {name} form"):
+                _write_form(model, name, folder if index == 0 else folder / TRAIN_FOLDER, dtype)
+        conversion = {
+            "variant": found.name,
+            "source": {
+                "file": source.name,
+                "sha256": digest,
+                "layout": kind.layout,
+                "form": kind.form,
+                "dtype": held,
+            },
+            "weights_sha256": weight_hashes(folder),
+            "dtype": dtype,
+            "notes": notes,
+            "computes_like": "open_clip" if like_open_clip else "training",
+            "versions": {"mobileclip-keras": _own_version(), "keras": keras.__version__},
+        }
+        write_record(folder, CONVERSION_FILE, conversion)
+        ImagePreprocessor.from_variant(found.name).save_pretrained(folder)
+        if kind.text_tower is not None:
+            Tokenizer().save_pretrained(folder)
+        write_verification(folder, verification)
+    return Conversion(target, found, kind, forms, dtype, tuple(notes), verification)
+
+
+def _forms(form: str, kind: Kind) -> tuple[str, ...]:
+    """The forms to write, the default one of the folder first."""
+    if kind.form == "train":
+        return ("inference", "train") if form == "both" else (form,)
+    if form == "train":
+        raise MobileClipError(
+            "This checkpoint was reparameterised: its branches are gone, so there is no train form to write. "
+            "Use --form inference."
+        )
+    return ("inference",)
+
+
+def _held_dtype(checkpoint: Checkpoint) -> str:
+    """The dtype of most floating-point tensors in the file."""
+    floats = [dtype for dtype in checkpoint.dtypes.values() if "float" in dtype]
+    return max(set(floats), key=floats.count, default="float32")
+
+
+def _notes(kind: Kind, held: str, dtype: str) -> list[str]:
+    notes = []
+    if held != dtype:
+        notes.append(f"weights are {held} in the file and {dtype} in the folder")
+    if kind.text_tower is None:
+        notes.append("the timm layout holds the image tower alone: there is no text tower")
+    if kind.form != "train":
+        notes.append("the checkpoint was reparameterised already: only the inference form can be made")
+    return notes
+
+
+def _verify(
+    checkpoint: Checkpoint,
+    kind: Kind,
+    variant: Variant,
+    model: MobileClipModel,
+    forms: tuple[str, ...],
+    progress: Progress,
+    like_open_clip: bool,
+) -> Verification:
+    def make_model(form: str, dtype: str) -> MobileClipModel:
+        made = model if dtype == "float32" else copy_model(model, dtype)
+        return made if form == made.form else made.reparameterize(form)
+
+    return verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
+
+
+def _write_form(model: MobileClipModel, form: str, place: Path, dtype: str) -> None:
+    """Saves one form as Keras' own unzipped layout."""
+    if form != model.form:
+        model = model.reparameterize(form)
+    if dtype != "float32":
+        model = copy_model(model, dtype)
+    place.mkdir(exist_ok=True)
+    keras.saving.save_model(model, place, zipped=False)
+    assets = place / "assets"
+    if assets.is_dir():  # Keras makes it for layers with files of their own; there are none
+        assets.rmdir()
+
+
+def _own_version() -> str:
+    try:
+        return version("mobileclip-keras")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,108 @@
+"""Writing a folder whole or not at all."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..keras_models.errors import MobileClipError
+
+
+class OutputError(MobileClipError):
+    """An output cannot be written; the message says why, and nothing was left behind."""
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuses, before any work, an output that exists already or cannot be put where it is wanted.
+
+    Raises:
+        OutputError: saying why.
+    """
+    if target.exists() and not force:
+        raise OutputError(f"{target} exists already. Choose another --out, or replace it with --force.")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target} is not a folder, and is left alone.")
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise OutputError(f"{target} is not a converted model, and is left alone even with --force.")
+    parent = _existing_parent(target)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{target} cannot be written: {parent} is not a folder that this user may write to.")
+
+
+@contextmanager
+def written_whole(target: Path, force: bool) -> Iterator[Path]:
+    """A new folder beside `target`, which takes its place at the end, or is removed where anything fails.
+
+    Raises:
+        OutputError: where there is no room, or no permission.
+    """
+    check_target(target, force)
+    made = [parent for parent in target.parents if not parent.exists()]
+    staging: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        staging.chmod(0o777 & ~_umask())
+        yield staging
+        _take_place(staging, target)
+    except BaseException as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        for parent in made:  # the innermost first; only what this call made, and only while it is empty
+            with _ignoring_os_errors():
+                parent.rmdir()
+        reason = os_reason(error)
+        if reason is not None:
+            raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
+        raise
+
+
+def os_reason(error: BaseException) -> str | None:
+    """What the operating system says is wrong, also where a library wraps it in words of its own; else None."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, MobileClipError):
+        number = getattr(seen, "errno", None)
+        text = str(seen)
+        for known in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            if number == known or f"errno = {known}" in text or os.strerror(known) in text:
+                return os.strerror(known).lower()
+        if isinstance(seen, OSError) and number is not None:
+            return os.strerror(number).lower()
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _take_place(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "old")
+    try:
+        staging.rename(target)
+    except OSError:
+        (old / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _existing_parent(target: Path) -> Path:
+    return next(parent for parent in target.absolute().parents if parent.exists())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _ignoring_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        pass

@@ -1,0 +1,133 @@
+"""The residual blocks: RepMixer, attention over feature maps, and the pre-norm transformer."""
+
+import keras
+from keras import ops
+
+from .attention import SelfAttention
+from .branches import RepMixer
+from .feed_forward import ConvFeedForward, FeedForward
+from .normalization import BatchNorm, LayerScale
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class RepMixerBlock(keras.layers.Layer):
+    """RepMixer, then a residual convolutional feed-forward. FastViT (arXiv 2303.14189), figure 2.
+
+    Args:
+        channels: channels in and out.
+        hidden: hidden units of the feed-forward.
+        mixer_kernel: (height, width) of the RepMixer's kernel.
+        ffn_kernel: (height, width) of the feed-forward's depthwise kernel.
+        mixer_scale_branch: whether the mixer has a 1 x 1 branch.
+        form: one of architectures.FORMS.
+
+    Inputs and outputs are (batch, height, width, channels).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        mixer_kernel: tuple[int, int] = (3, 3),
+        ffn_kernel: tuple[int, int] = (7, 7),
+        mixer_scale_branch: bool = True,
+        form: str = "train",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        common = {"form": form, "dtype": self.dtype_policy}
+        self.token_mixer = RepMixer(channels, mixer_kernel, mixer_scale_branch, name="token_mixer", **common)
+        self.mlp = ConvFeedForward(hidden, ffn_kernel, name="mlp", **common)
+        self.layer_scale = None if form == "inference" else LayerScale(dtype=self.dtype_policy, name="layer_scale")
+
+    def build(self, input_shape):
+        self.token_mixer.build(input_shape)
+        self.mlp.build(input_shape)
+        if self.layer_scale is not None:
+            self.layer_scale.build(input_shape)
+
+    def call(self, inputs, training=None):
+        mixed = self.token_mixer(inputs, training=training)
+        return mixed + _scaled(self.layer_scale, self.mlp(mixed, training=training))
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class AttentionBlock(keras.layers.Layer):
+    """Residual self-attention over a feature map's positions, then a residual convolutional feed-forward.
+
+    Args:
+        heads: attention heads.
+        hidden: hidden units of the feed-forward.
+        norm: "batch" or "layer", what comes before the attention.
+        form: one of architectures.FORMS; in the inference form a batch norm is part of the packed projection.
+
+    Inputs and outputs are (batch, height, width, channels).
+    """
+
+    def __init__(self, heads: int, hidden: int, norm: str = "batch", form: str = "train", **kwargs):
+        super().__init__(**kwargs)
+        folds_norm = norm == "batch" and form == "inference"
+        policy = {"dtype": self.dtype_policy}
+        if norm == "layer":
+            self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", **policy)
+        else:
+            self.norm = None if folds_norm else BatchNorm(name="norm", **policy)
+        self.normalizes_batch = isinstance(self.norm, BatchNorm)
+        self.token_mixer = SelfAttention(heads, qkv_bias=folds_norm, name="token_mixer", **policy)
+        self.mlp = ConvFeedForward(hidden, form=form, name="mlp", **policy)
+        self.layer_scale_1 = self.layer_scale_2 = None
+        if form != "inference":
+            self.layer_scale_1 = LayerScale(name="layer_scale_1", **policy)
+            self.layer_scale_2 = LayerScale(name="layer_scale_2", **policy)
+
+    def build(self, input_shape):
+        batch, height, width, channels = input_shape
+        length = None if height is None or width is None else height * width
+        self.token_mixer.build((batch, length, channels))
+        for part in (self.norm, self.mlp, self.layer_scale_1, self.layer_scale_2):
+            if part is not None:
+                part.build(input_shape)
+
+    def call(self, inputs, training=None):
+        normed = inputs
+        if self.norm is not None:
+            normed = self.norm(inputs, training=training) if self.normalizes_batch else self.norm(inputs)
+        _, height, width, channels = ops.shape(inputs)
+        tokens = ops.reshape(normed, (-1, height * width, channels))
+        attended = ops.reshape(self.token_mixer(tokens), (-1, height, width, channels))
+        mixed = inputs + _scaled(self.layer_scale_1, attended)
+        return mixed + _scaled(self.layer_scale_2, self.mlp(mixed, training=training))
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class TransformerBlock(keras.layers.Layer):
+    """A pre-norm transformer encoder block.
+
+    Args:
+        heads: attention heads.
+        hidden: hidden units of the feed-forward.
+        causal: whether a position sees only itself and those before it.
+        epsilon: of both LayerNorms.
+
+    Inputs and outputs are (batch, length, channels).
+    """
+
+    def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        policy = {"dtype": self.dtype_policy}
+        self.norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm1", **policy)
+        self.attn = SelfAttention(heads, causal=causal, name="attn", **policy)
+        self.norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm2", **policy)
+        self.mlp = FeedForward(hidden, name="mlp", **policy)
+
+    def build(self, input_shape):
+        for part in (self.norm1, self.attn, self.norm2, self.mlp):
+            part.build(input_shape)
+
+    def call(self, inputs):
+        attended = inputs + self.attn(self.norm1(inputs))
+        return attended + self.mlp(self.norm2(attended))
+
+
+def _scaled(layer_scale, inputs):
+    return inputs if layer_scale is None else layer_scale(inputs)

@@ -1,0 +1,107 @@
+"""Two-dimensional convolution, and convolution followed by batch normalisation."""
+
+import keras
+from keras import ops
+
+from .initializers import normal
+from .normalization import BatchNorm
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class Convolution(keras.layers.Layer):
+    """A convolution over (batch, height, width, channels) that pads both sides alike, as PyTorch does.
+
+    Keras' own "same" padding puts the odd pixel of a strided convolution on the far side only, which shifts
+    every feature map by one pixel against the published weights.
+
+    Args:
+        filters: output channels.
+        kernel_size: (height, width).
+        strides: step in both directions.
+        padding: pixels added on each of the four sides; None means half the kernel (rounded down) in each
+            direction.
+        depthwise: whether each input channel is convolved on its own; `filters` is then a multiple of the
+            input channels, and output channel c * multiplier + m comes from input channel c.
+        use_bias: whether a bias is added.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        strides: int = 1,
+        padding: int | None = None,
+        depthwise: bool = False,
+        use_bias: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = tuple(kernel_size)
+        self.strides = strides
+        self.padding = padding
+        self.depthwise = depthwise
+        self.use_bias = use_bias
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        last = (channels, self.filters // channels) if self.depthwise else (channels, self.filters)
+        self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
+        self.bias = (
+            self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
+        )
+
+    def call(self, inputs):
+        outputs = self._convolve(inputs)
+        return outputs if self.bias is None else outputs + self.bias
+
+    def _convolve(self, inputs):
+        before = [size // 2 if self.padding is None else self.padding for size in self.kernel_size]
+        is_same = self.strides == 1 and all(2 * pad + 1 == k for pad, k in zip(before, self.kernel_size, strict=True))
+        if not is_same and any(before):
+            inputs = ops.pad(inputs, [(0, 0), *((pad, pad) for pad in before), (0, 0)])
+        convolve = ops.depthwise_conv if self.depthwise else ops.conv
+        return convolve(
+            inputs,
+            ops.convert_to_tensor(self.kernel),
+            strides=self.strides,
+            padding="same" if is_same else "valid",
+            data_format="channels_last",
+        )
+
+    def compute_output_shape(self, input_shape):
+        sizes = []
+        for size, kernel in zip(input_shape[1:3], self.kernel_size, strict=True):
+            pad = kernel // 2 if self.padding is None else self.padding
+            sizes.append(None if size is None else (size + 2 * pad - kernel) // self.strides + 1)
+        return (input_shape[0], *sizes, self.filters)
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class ConvNorm(keras.layers.Layer):
+    """A convolution without bias, then batch normalisation. Arguments are those of `Convolution`."""
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        strides: int = 1,
+        padding: int | None = None,
+        depthwise: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.conv = Convolution(
+            filters, kernel_size, strides, padding, depthwise, dtype=self.dtype_policy, name="conv"
+        )
+        self.bn = BatchNorm(dtype=self.dtype_policy, name="bn")
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.bn.build(self.conv.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=None):
+        return self.bn(self.conv(inputs), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return self.conv.compute_output_shape(input_shape)

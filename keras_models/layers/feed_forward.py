@@ -1,0 +1,66 @@
+"""Feed-forward blocks: the convolutional one of the mci towers and RepMixer blocks, the plain one of transformers."""
+
+import keras
+
+from .branches import gelu
+from .convolution import Convolution, ConvNorm
+from .initializers import normal
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers over the last axis with an exact GELU between them.
+
+    Args:
+        hidden: units of the hidden layer.
+    """
+
+    def __init__(self, hidden: int, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = hidden
+
+    def build(self, input_shape):
+        dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
+        self.fc1 = keras.layers.Dense(self.hidden, name="fc1", **dense)
+        self.fc2 = keras.layers.Dense(input_shape[-1], name="fc2", **dense)
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], self.hidden))
+
+    def call(self, inputs):
+        return self.fc2(gelu(self.fc1(inputs)))
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class ConvFeedForward(keras.layers.Layer):
+    """A depthwise convolution with batch norm, then a feed-forward over the channels of each position.
+
+    Args:
+        hidden: units of the hidden layer.
+        kernel_size: (height, width) of the depthwise kernel.
+        form: one of architectures.FORMS; in the inference form the batch norm is part of the convolution.
+
+    Inputs and outputs are (batch, height, width, channels). Source: FastViT (arXiv 2303.14189, section 3.3).
+    """
+
+    def __init__(self, hidden: int, kernel_size: tuple[int, int] = (7, 7), form: str = "train", **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = hidden
+        self.kernel_size = tuple(kernel_size)
+        self.form = form
+
+    def build(self, input_shape):
+        conv = {"filters": input_shape[-1], "kernel_size": self.kernel_size, "depthwise": True}
+        if self.form == "inference":
+            self.conv = Convolution(**conv, use_bias=True, dtype=self.dtype_policy, name="conv")
+        else:
+            self.conv = ConvNorm(**conv, dtype=self.dtype_policy, name="conv")
+        self.conv.build(input_shape)
+        dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
+        self.fc1 = keras.layers.Dense(self.hidden, name="fc1", **dense)
+        self.fc2 = keras.layers.Dense(input_shape[-1], name="fc2", **dense)
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], self.hidden))
+
+    def call(self, inputs, training=None):
+        mixed = self.conv(inputs) if self.form == "inference" else self.conv(inputs, training=training)
+        return self.fc2(gelu(self.fc1(mixed)))

@@ -1,0 +1,52 @@
+"""Normalisation and layer scale."""
+
+import keras
+from keras import ops
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalisation over the last axis with PyTorch's defaults, counting its training steps as PyTorch does.
+
+    Epsilon is 1e-5 and the moving averages keep 0.9 of their value per step (PyTorch's momentum of 0.1). The
+    counter `num_batches_tracked` has no influence on outputs; it is kept so that a checkpoint converts back whole.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs = {"epsilon": BATCH_NORM_EPSILON, "momentum": 0.9, **kwargs}
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.num_batches_tracked = self.add_weight(
+            name="num_batches_tracked", shape=(), dtype="int", initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        if training and self.trainable:
+            self.num_batches_tracked.assign_add(ops.ones((), dtype=self.num_batches_tracked.dtype))
+        return super().call(inputs, training=training, mask=mask)
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class LayerScale(keras.layers.Layer):
+    """Multiplies each channel (the last axis) by a learned factor that starts small.
+
+    Source: CaiT (arXiv 2103.17239), section 2.1; the initial value is FastViT's.
+    """
+
+    def __init__(self, initial_value: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_value = initial_value
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(
+            name="gamma",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self.initial_value),
+        )
+
+    def call(self, inputs):
+        return inputs * self.gamma

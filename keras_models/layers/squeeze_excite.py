@@ -1,0 +1,36 @@
+"""Squeeze-and-excite (arXiv 1709.01507)."""
+
+import keras
+from keras import ops
+
+from .initializers import normal
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class SqueezeExcite(keras.layers.Layer):
+    """Scales each channel by a gate computed from the mean of all channels.
+
+    Args:
+        channels: channels of the hidden layer: a quarter of the input's in downsampling convolutions, a
+            sixteenth in the final convolution.
+
+    Inputs and outputs are (batch, height, width, channels).
+    """
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def build(self, input_shape):
+        dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
+        self.fc1 = keras.layers.Dense(self.channels, activation="relu", name="fc1", **dense)
+        self.fc2 = keras.layers.Dense(input_shape[-1], activation="sigmoid", name="fc2", **dense)
+        self.fc1.build((None, input_shape[-1]))
+        self.fc2.build((None, self.channels))
+
+    def call(self, inputs):
+        gate = self.fc2(self.fc1(ops.mean(inputs, axis=(1, 2))))
+        return inputs * gate[:, None, None, :]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

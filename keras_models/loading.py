@@ -1,0 +1,97 @@
+"""Loading a converted folder: which form, which towers, in which dtype."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from .copying import set_dtype
+from .errors import MobileClipError
+from .layers.initializers import to_be_overwritten
+from .model import MobileClipModel, check_towers
+
+CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
+TRAIN_FOLDER = "train"
+
+
+class FolderError(MobileClipError):
+    """A folder does not hold a converted model, or not the one asked for; the message says what it lacks."""
+
+
+def form_folders(folder: Path) -> dict[str, Path]:
+    """Where each form that a converted folder holds lies, the default one first."""
+    found = {}
+    for place in (folder, folder / TRAIN_FOLDER):
+        if (place / CONFIG).is_file():
+            found.setdefault(_form(_read_config(place)), place)
+    if not found:
+        raise FolderError(f"{folder} holds no converted model: it has no {CONFIG}.")
+    return found
+
+
+def load_folder(
+    folder: str | Path, *, form: str | None = None, dtype: str | None = None, towers: str = "both"
+) -> MobileClipModel:
+    """The model in a converted folder.
+
+    Args:
+        folder: what `convert` wrote.
+        form: "inference" or "train"; None for the folder's default, which is inference where it holds both. The
+            inference form of a folder that holds the train form alone is folded while loading.
+        dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
+        towers: "both", "image" or "text"; of one tower, only its weights are read.
+
+    Raises:
+        FolderError: where the folder, the form or a file in it is missing or damaged.
+        ValueError: for unknown `towers`.
+    """
+    check_towers(towers)
+    folder = Path(folder)
+    places = form_folders(folder)
+    wanted = form or next(iter(places))
+    if wanted in places:
+        return _load(places[wanted], dtype, towers)
+    if wanted == "inference":
+        return _load(next(iter(places.values())), dtype, towers).reparameterize()
+    held = " and ".join(repr(name) for name in places)
+    raise FolderError(f"{folder} holds the form {held}, not {wanted!r}. Convert again with --form both.")
+
+
+def _load(place: Path, dtype: str | None, towers: str) -> MobileClipModel:
+    weights = place / WEIGHTS
+    if not weights.is_file():
+        raise FolderError(f"{place} has no {WEIGHTS}.")
+    config = _read_config(place)
+    parts = config["config"]
+    for tower in ("image", "text"):
+        if towers not in ("both", tower):
+            parts[f"{tower}_encoder"] = None
+        elif parts[f"{tower}_encoder"] is None and towers == tower:
+            raise FolderError(f"{place} holds no {tower} tower.")
+    if dtype is not None:
+        set_dtype(parts, dtype)
+    try:
+        with to_be_overwritten():
+            model = keras.saving.deserialize_keras_object(config)
+        model.load_weights(weights)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{place} cannot be loaded, it may be damaged: {error}") from error
+    return model
+
+
+def _read_config(place: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((place / CONFIG).read_text())
+        _form(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{place / CONFIG} does not describe a MobileClipModel.") from error
+    return config
+
+
+def _form(config: dict[str, Any]) -> str:
+    if config["class_name"] != "MobileClipModel":
+        raise ValueError(config["class_name"])
+    parts = config["config"]
+    return (parts["image_encoder"] or parts["text_encoder"])["config"]["form"]

@@ -1,0 +1,86 @@
+"""The text backbones: MobileCLIP's transformers and S0's RepMixer hybrid (arXiv 2311.17049, section 4.2)."""
+
+import keras
+from keras import ops
+
+from .architectures import TextConfig
+from .layers.blocks import RepMixerBlock, TransformerBlock
+from .layers.initializers import normal
+
+
+class TextBackbone(keras.layers.Layer):
+    """Token and position embeddings, the blocks, a LayerNorm, and the state at the end-of-text token.
+
+    Args:
+        config: one of architectures.TEXT_TOWERS.
+        form: one of architectures.FORMS; only RepMixer blocks fold.
+
+    Inputs: integers (batch, length), length at most the context length (77). The state is taken where the id is
+    largest, which is the end-of-text token (49407); padding (0) is attended to where there is no causal mask, as
+    in training.
+    Outputs: float (batch, width).
+    """
+
+    def __init__(self, config: TextConfig, form: str = "train", **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        policy = {"dtype": self.dtype_policy}
+        self.token_embedding = keras.layers.Embedding(
+            config.vocab_size, config.width, embeddings_initializer=normal(), name="token_embedding", **policy
+        )
+        self.blocks = []
+        for index, kind in enumerate(config.blocks):
+            name = f"blocks_{index}"
+            if kind == "repmixer":
+                kernel = (1, config.mixer_kernel)
+                block = RepMixerBlock(
+                    config.width, 4 * config.width, kernel, kernel, False, form=form, name=name, **policy
+                )
+            else:
+                block = TransformerBlock(config.heads, 4 * config.width, causal=config.causal, name=name, **policy)
+            self.blocks.append(block)
+        self.final_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="final_norm", **policy)
+
+    def build(self, input_shape):
+        width = self.config.width
+        self.token_embedding.build(input_shape)
+        self.positional_embedding = self.add_weight(
+            name="positional_embedding", shape=(self.config.context_length, width), initializer=normal(0.01)
+        )
+        for block, kind in zip(self.blocks, self.config.blocks, strict=True):
+            block.build((None, 1, None, width) if kind == "repmixer" else (None, None, width))
+        self.final_norm.build((None, None, width))
+
+    def call(self, inputs, training=None):
+        states = self._embed(inputs)
+        for index in range(len(self.blocks)):
+            states = self._apply(index, states, training)
+        return self.final_norm(self.at_end_of_text(states, inputs))
+
+    def stage_outputs(self, inputs):
+        """The embeddings, the output of each block and the norm's, by name, for a token batch."""
+        states = self._embed(inputs)
+        outputs = {"embeddings": states}
+        for index in range(len(self.blocks)):
+            outputs[f"block_{index}"] = states = self._apply(index, states, training=False)
+        outputs["norm"] = self.final_norm(states)
+        return outputs
+
+    def _embed(self, tokens):
+        positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
+        return self.token_embedding(tokens) + positions
+
+    def _apply(self, index, states, training):
+        block = self.blocks[index]
+        if self.config.blocks[index] != "repmixer":
+            return block(states)
+        # A sentence is an image one pixel high.
+        return ops.squeeze(block(ops.expand_dims(states, 1), training=training), 1)
+
+    def at_end_of_text(self, states, tokens):
+        """(batch, width): each text's state at its largest token id."""
+        end = ops.argmax(tokens, axis=-1)[:, None, None]
+        return ops.squeeze(ops.take_along_axis(states, end, axis=1), 1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.config.width)

@@ -1,0 +1,19 @@
+"""The variables of a model by name."""
+
+import keras
+
+
+def variables_by_name(model) -> dict[str, keras.Variable]:
+    """Every variable of a MobileClipModel by its path below the model, in the order of the forward pass.
+
+    Names are those of the weight tables: "logit_scale", "image_encoder/backbone/stem_0/...",
+    "text_encoder/projection/kernel". A model of one tower has no logits, and its logit scale is left out.
+    """
+    both = model.image_encoder is not None and model.text_encoder is not None
+    named = {"logit_scale": model.logit_scale} if both else {}
+    for tower in ("image_encoder", "text_encoder"):
+        encoder = getattr(model, tower)
+        if encoder is not None:
+            # A tower may have been given another name; tables know it by what it is.
+            named |= {f"{tower}/{variable.path.split('/', 1)[1]}": variable for variable in encoder.weights}
+    return named

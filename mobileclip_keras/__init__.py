@@ -1,0 +1,48 @@
+"""MobileCLIP and MobileCLIP2 in Keras 3: models, preprocessing, tokenizer, and conversion from and to PyTorch.
+
+Nothing heavy is imported before it is used: Keras with the first model, PyTorch only by what compares with it.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .keras_models.errors import MobileClipError as MobileClipError
+    from .keras_models.image_encoder import ImageProjectionHead as ImageProjectionHead
+    from .keras_models.image_encoder import MobileClipImageEncoder as MobileClipImageEncoder
+    from .keras_models.model import MobileClipModel as MobileClipModel
+    from .keras_models.model import create_mobile_clip_model as create_mobile_clip_model
+    from .keras_models.preprocessing import ImagePreprocessor as ImagePreprocessor
+    from .keras_models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
+    from .keras_models.tokenizer import Tokenizer as Tokenizer
+
+try:
+    __version__ = version("mobileclip-keras")
+except PackageNotFoundError:  # a checkout that has not been installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "ImagePreprocessor": "keras_models.preprocessing",
+    "ImageProjectionHead": "keras_models.image_encoder",
+    "MobileClipError": "keras_models.errors",
+    "MobileClipImageEncoder": "keras_models.image_encoder",
+    "MobileClipModel": "keras_models.model",
+    "MobileClipTextEncoder": "keras_models.text_encoder",
+    "Tokenizer": "keras_models.tokenizer",
+    "create_mobile_clip_model": "keras_models.model",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

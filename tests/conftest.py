@@ -1,0 +1,31 @@
+"""What every test relies on. The environment is set before anything imports Keras."""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+
+DEFAULTS = {
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "",  # set it to 0 to run the suite on a GPU
+    "JAX_ENABLE_X64": "1",  # else JAX turns float64 into float32 without a word
+}
+for name, value in DEFAULTS.items():
+    os.environ.setdefault(name, value)
+
+# TensorFlow since 2.20 lends its LLVM to every library loaded after it. Triton, which torchvision, timm and
+# open_clip load by way of PyTorch, then aborts the process (tensorflow/tensorflow#124205); loaded first, it
+# keeps to its own.
+if find_spec("triton"):
+    import triton  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def same_dtype_policy() -> Iterator[None]:
+    """A test may set Keras's global dtype policy; the next one starts from float32 again."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.set_dtype_policy("float32")

@@ -1,0 +1,1 @@
+"""Keras against PyTorch, number by number: fixed inputs, references, criteria, the report."""

@@ -1,0 +1,57 @@
+"""The fixed inputs of every verification: seeded arrays, and photographs with sentences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..keras_models.preprocessing import ImagePreprocessor
+from ..keras_models.registry import Variant
+from ..keras_models.tokenizer import Tokenizer
+from . import synthetic
+
+PHOTOS = Path(__file__).parent / "photos"
+SEEDED = 8
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What both sides are given.
+
+    Attributes:
+        images: float32 (16, px, px, 3), preprocessed: 8 seeded, then 8 photographs.
+        tokens: int64 (24, 77): 8 seeded rows, then 16 sentences.
+        image_names: of each image.
+        texts: of each token row.
+    """
+
+    images: np.ndarray
+    tokens: np.ndarray
+    image_names: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def sample(self, count: int) -> "Inputs":
+        """`count` of either kind, half of them seeded, half real."""
+        few = [*range(count // 2), *range(-(count - count // 2), 0)]
+        return Inputs(
+            self.images[few],
+            self.tokens[few],
+            tuple(self.image_names[i] for i in few),
+            tuple(self.texts[i] for i in few),
+        )
+
+
+def fixed_inputs(variant: Variant) -> Inputs:
+    """The inputs for a variant; the same on every machine."""
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    prompts = tuple((PHOTOS / "prompts.txt").read_text(encoding="utf-8").split("\n"))
+    prompts = tuple(prompt for prompt in prompts if prompt)
+    mean, std = np.float32(variant.mean), np.float32(variant.std)
+    seeded = (synthetic.images(SEEDED, variant.image_size, seed=0) - mean) / std
+    real = ImagePreprocessor.from_variant(variant.name)(photos)
+    return Inputs(
+        images=np.concatenate([seeded, real]),
+        tokens=np.concatenate([synthetic.tokens(SEEDED, seed=0), Tokenizer()(prompts)]),
+        image_names=(*(f"seeded {i}" for i in range(SEEDED)), *(photo.stem for photo in photos)),
+        texts=(*(f"seeded {i}" for i in range(SEEDED)), *prompts),
+    )

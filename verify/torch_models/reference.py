@@ -1,0 +1,186 @@
+"""A pair of PyTorch towers that takes and gives NumPy arrays in the shapes of the Keras models."""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Precision = Literal["float32", "float64"]
+
+MAX_LOGIT_SCALE = 100.0
+
+
+class TorchReference:
+    """A MobileCLIP model in PyTorch, for comparisons; made by `build_reference` and never changed afterwards.
+
+    Either tower may be absent; its methods then raise ValueError. Outputs have the precision of the model.
+    """
+
+    def __init__(self, image: "nn.Module | None", text: "nn.Module | None", log_scale: float | None) -> None:
+        self._image = image
+        self._text = text
+        self._log_scale = log_scale
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is an image tower."""
+        return self._image is not None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower."""
+        return self._text is not None
+
+    def encode_image(self, images: np.ndarray, batch_size: int = 8) -> np.ndarray:
+        """Preprocessed images, (n, height, width, 3), to features before normalisation, (n, embed_dim)."""
+        return _in_batches(_present(self._image, "image"), _to_nchw(images), batch_size)
+
+    def encode_text(self, tokens: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Token ids, integers (n, 77), to features before normalisation, (n, embed_dim)."""
+        return _in_batches(_present(self._text, "text"), tokens.astype(np.int64), batch_size)
+
+    def logit_scale(self) -> float:
+        """The factor of the cosine similarities: e to the stored value, at most 100."""
+        if self._log_scale is None:
+            raise ValueError("this checkpoint has no logit scale")
+        return min(math.exp(self._log_scale), MAX_LOGIT_SCALE)
+
+    def image_stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What each part of the image tower gives, in the order of computation.
+
+        Args:
+            images: (n, height, width, 3), preprocessed.
+
+        Returns:
+            mci towers: "stem", "stage_0" … "stage_3" (mci3 and mci4 have a "stage_4"), "final_conv", each
+            (n, height, width, channels).
+            ViT towers: "embeddings" (what the first block is given: class token and positions added, and in
+            vit_l14 normalised), "block_0" …, "norm", each (n, tokens, width).
+            All: "features", (n, embed_dim), as `encode_image`.
+        """
+        model = _present(self._image, "image")
+        if hasattr(model, "stages"):
+            outputs = {"stem": model.stem, **_numbered("stage", model.stages), "final_conv": model.final_conv}
+            return _record(model, {}, outputs, _to_nchw(images))
+        outputs = {**_numbered("block", model.blocks), "norm": model.norm}
+        return _record(model, {"embeddings": model.blocks[0]}, outputs, _to_nchw(images))
+
+    def text_stages(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """What each part of the text tower gives, in the order of computation.
+
+        Args:
+            tokens: Integers (n, 77).
+
+        Returns:
+            "embeddings" (what the first block is given), "block_0" …, "norm", each (n, 77, width);
+            "features", (n, embed_dim), as `encode_text`.
+        """
+        model = _present(self._text, "text")
+        if hasattr(model, "ln_final"):  # open_clip's
+            blocks, norm = model.transformer.resblocks, model.ln_final
+        else:
+            blocks, norm = model.transformer, model.final_layer_norm
+        outputs = {**_numbered("block", blocks), "norm": norm}
+        return _record(model, {"embeddings": blocks[0]}, outputs, tokens.astype(np.int64))
+
+    def reparameterize(self) -> "TorchReference":
+        """A copy with its branches folded by timm's own code, in the model's precision.
+
+        In float32 this is what Apple's users run: its error against float64 is Apple's own folding error.
+        """
+        from timm.utils.model import reparameterize_model
+
+        image, text = (
+            reparameterize_model(_copy(tower), inplace=True) if tower is not None else None
+            for tower in (self._image, self._text)
+        )
+        return TorchReference(image, text, self._log_scale)
+
+    def to(self, dtype: Precision) -> "TorchReference":
+        """A copy in another precision. Tensors that have it already are shared, not copied."""
+        image, text = (
+            _copy(tower, dtype) if tower is not None else None for tower in (self._image, self._text)
+        )
+        return TorchReference(image, text, self._log_scale)
+
+
+def _present(tower: "nn.Module | None", kind: str) -> "nn.Module":
+    if tower is None:
+        raise ValueError(f"this reference was built without its {kind} tower")
+    return tower
+
+
+def _to_nchw(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _numbered(name: str, modules: "nn.Module") -> dict[str, "nn.Module"]:
+    return {f"{name}_{i}": module for i, module in enumerate(modules.children())}
+
+
+def _batches(model: "nn.Module", inputs: np.ndarray, batch_size: int) -> Iterator["Tensor"]:
+    import torch
+
+    precision = next(model.parameters()).dtype
+    for start in range(0, len(inputs), batch_size):
+        batch = torch.tensor(inputs[start : start + batch_size])
+        yield batch.to(precision) if batch.is_floating_point() else batch
+
+
+def _in_batches(model: "nn.Module", inputs: np.ndarray, batch_size: int) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        return np.concatenate([model(batch).numpy() for batch in _batches(model, inputs, batch_size)])
+
+
+def _record(
+    model: "nn.Module",
+    at_input: Mapping[str, "nn.Module"],
+    at_output: Mapping[str, "nn.Module"],
+    inputs: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """One run over all inputs, keeping what goes into or comes out of the given modules."""
+    import torch
+
+    stages: dict[str, np.ndarray] = {}
+
+    def keep(name: str, value: "Tensor") -> None:
+        stages[name] = (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy().copy()
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, module in at_input.items():
+            hooks.enter_context(
+                module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+            )
+        for name, module in at_output.items():
+            hooks.enter_context(
+                module.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
+            )
+        (batch,) = _batches(model, inputs, len(inputs))
+        keep("features", model(batch))
+    return stages
+
+
+def _copy(model: "nn.Module", dtype: Precision | None = None) -> "nn.Module":
+    """Copy modules but not the tensors in them, save those that need another precision."""
+    import torch
+
+    def convert(tensor: "Tensor") -> "Tensor":
+        if dtype is None or not tensor.is_floating_point():
+            return tensor
+        converted = tensor.detach().to(getattr(torch, dtype))
+        if isinstance(tensor, torch.nn.Parameter):
+            return torch.nn.Parameter(converted, requires_grad=False)
+        return converted
+
+    # `deepcopy` takes what stands in its memo for copied already.
+    memo = {id(tensor): convert(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, memo)

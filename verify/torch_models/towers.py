@@ -1,0 +1,138 @@
+"""The towers as PyTorch modules, loaded strictly: a parameter comes from the checkpoint, or it is an error.
+
+Modules are built on PyTorch's meta device, where tensors have no storage: nothing is initialised in vain, and
+nothing that the checkpoint left unfilled could be computed with. Imports PyTorch: import it only where that
+is wanted.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import timm
+import torch
+from open_clip.transformer import TextTransformer
+from torch import nn
+
+from .mct import MobileTextTower
+from .requirements import ReferenceMismatchError
+
+
+class ImageTower(NamedTuple):
+    """An image tower's name and construction in timm."""
+
+    timm_name: str
+    embed_dim: int
+    pool: str
+
+
+class TextTower(NamedTuple):
+    """The numbers that make open_clip's text transformer one of MobileCLIP's 12-layer text towers."""
+
+    width: int
+    heads: int
+    causal: bool
+
+
+Tower = TypeVar("Tower", ImageTower, TextTower)
+
+IMAGE_TOWERS = {
+    "mci0": ImageTower("fastvit_mci0", 512, "avg"),
+    "mci1": ImageTower("fastvit_mci1", 512, "avg"),
+    "mci2": ImageTower("fastvit_mci2", 512, "avg"),
+    "mci3": ImageTower("fastvit_mci3", 768, "avg"),
+    "mci4": ImageTower("fastvit_mci4", 768, "avg"),
+    "vit_b16": ImageTower("vit_base_mci_224", 512, "token"),
+    "vit_l14": ImageTower("vit_large_patch14_clip_224", 768, "token"),
+}
+TEXT_TOWERS = {
+    "transformer_512": TextTower(512, 8, causal=False),
+    "transformer_512_causal": TextTower(512, 8, causal=True),
+    "transformer_768": TextTower(768, 12, causal=False),
+}
+
+
+def build_image_tower(
+    name: str,
+    state: Mapping[str, np.ndarray],
+    dtype: str,
+    norm_epsilon: float | None = None,
+    stem_padding: int | None = None,
+) -> nn.Module:
+    """timm's model of image tower `name`, in inference mode.
+
+    Args:
+        name: A key of `IMAGE_TOWERS`.
+        state: Tensors under timm's names, branches kept or folded.
+        dtype: "float32" or "float64".
+        norm_epsilon: The epsilon of every LayerNorm; None keeps timm's.
+        stem_padding: The padding of vit_b16's first convolution; None keeps timm's.
+
+    Raises:
+        ReferenceMismatchError: where names or shapes are not exactly the model's.
+        ValueError: where there is no such tower.
+    """
+    tower = _find(name, IMAGE_TOWERS, "image")
+    options: dict[str, Any] = {"inference_mode": True} if _is_folded(state) else {}
+    with torch.device("meta"):
+        model = timm.create_model(
+            tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **options
+        )
+    _load(model, state, dtype, f"timm's {tower.timm_name}")
+    if norm_epsilon is not None:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_epsilon
+    if stem_padding is not None and name == "vit_b16":
+        model.patch_embed.backbone[0].conv.padding = (stem_padding, stem_padding)
+    return model
+
+
+def build_text_tower(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nn.Module:
+    """The model of text tower `name`, in inference mode: open_clip's, or for "mct" this project's own.
+
+    Args:
+        name: A key of `TEXT_TOWERS`, or "mct".
+        state: Tensors under open_clip's names; for "mct" under Apple's, branches kept or folded.
+        dtype: "float32" or "float64".
+
+    Raises:
+        ReferenceMismatchError: where names or shapes are not exactly the model's.
+        ValueError: where there is no such tower.
+    """
+    if name == "mct":
+        with torch.device("meta"):
+            model: nn.Module = MobileTextTower(folded=_is_folded(state))
+        return _load(model, state, dtype, "the S0 text tower")
+
+    tower = _find(name, TEXT_TOWERS, "text")
+    with torch.device("meta"):
+        transformer = TextTransformer(
+            width=tower.width, heads=tower.heads, output_dim=tower.width, no_causal_mask=not tower.causal
+        )
+    if tower.causal:
+        transformer.attn_mask = transformer.build_causal_mask()  # no checkpoint fills it
+    return _load(transformer, state, dtype, f"open_clip's text tower of width {tower.width}")
+
+
+def _find(name: str, towers: Mapping[str, Tower], kind: str) -> Tower:
+    if name not in towers:
+        raise ValueError(f"there is no {kind} tower {name!r} in PyTorch; there are {', '.join(towers)}")
+    return towers[name]
+
+
+def _is_folded(state: Mapping[str, np.ndarray]) -> bool:
+    return any(".reparam_conv." in name for name in state)
+
+
+def _load(model: nn.Module, state: Mapping[str, np.ndarray], dtype: str, title: str) -> nn.Module:
+    # An array that has the wanted type already is used where it lies; every other one is converted once.
+    tensors = {
+        name: torch.from_numpy(np.require(array, None if array.dtype.kind in "iu" else dtype, ["C", "W"]))
+        for name, array in state.items()
+    }
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ReferenceMismatchError(f"This checkpoint does not fit {title}. {error}") from None
+    return model.eval().requires_grad_(False)

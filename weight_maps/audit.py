@@ -1,0 +1,137 @@
+"""Comparing names and shapes on both sides with a table, before any array is read."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .table import NONE, Row
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that does not fit.
+
+    kind: what is wrong, in words; problems of one kind are reported together.
+    name: of the tensor or variable concerned.
+    detail: the rest of the sentence, naming the other side and both shapes; it may hold the indices of `name`.
+    """
+
+    kind: str
+    name: str
+    detail: str
+
+
+def audit(rows: Iterable[Row], source: Shapes, target: Shapes) -> list[Problem]:
+    """Everything that keeps a checkpoint from becoming a model by a table; empty where they fit exactly.
+
+    Args:
+        rows: the table.
+        source: shape of each tensor of the checkpoint.
+        target: shape of each variable of the Keras model.
+    """
+    rows = list(rows)
+    problems = _duplicates(rows)
+    for row in rows:
+        problems += _source_problems(row, source) + _target_problems(row, target)
+    known_sources, known_targets = {row.source for row in rows}, {row.target for row in rows}
+    for name in source:
+        if name not in known_sources:
+            problems.append(Problem("unexpected in the checkpoint", name, f"of shape {_text(source[name])}"))
+    for name in target:
+        if name not in known_targets:
+            problems.append(Problem("no row for the Keras variable", name, f"of shape {_text(target[name])}"))
+    return problems
+
+
+def _duplicates(rows: list[Row]) -> list[Problem]:
+    problems = []
+    for side in ("source", "target"):
+        counts = Counter(getattr(row, side) for row in rows)
+        for name, count in counts.items():
+            if count > 1 and name != NONE:
+                problems.append(Problem("in the table more than once", name, f"as a {side}, {count} times"))
+    return problems
+
+
+def _source_problems(row: Row, source: Shapes) -> list[Problem]:
+    if row.source == NONE:
+        return []
+    if row.source not in source:
+        if row.may_be_absent:
+            return []
+        detail = f"of shape {_text(row.source_shape)}, for {row.target} of shape {_text(row.target_shape)}"
+        return [Problem("missing from the checkpoint", row.source, detail)]
+    shape = tuple(source[row.source])
+    if shape != row.source_shape:
+        detail = f"has shape {_text(shape)}, but {_text(row.source_shape)} is needed for {row.target}"
+        return [Problem("of the wrong shape in the checkpoint", row.source, detail)]
+    return []
+
+
+def _target_problems(row: Row, target: Shapes) -> list[Problem]:
+    if row.target not in target:
+        if row.may_be_absent:
+            return []
+        detail = f"of shape {_text(row.target_shape)}, for {row.source} of shape {_text(row.source_shape)}"
+        return [Problem("missing from the Keras model", row.target, detail)]
+    shape = tuple(target[row.target])
+    if shape != row.target_shape:
+        detail = f"has shape {_text(shape)}, but {_text(row.target_shape)} comes from {row.source}"
+        return [Problem("of the wrong shape in the Keras model", row.target, detail)]
+    return []
+
+
+def report(problems: Iterable[Problem], limit: int = 20) -> str:
+    """Problems in plain words: grouped by kind, lines alike but for their indices written once.
+
+    Args:
+        problems: what `audit` returned.
+        limit: lines shown per kind; the rest is counted.
+    """
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    lines = []
+    for kind, members in kinds.items():
+        lines.append(f"{len(members)} {'tensor' if len(members) == 1 else 'tensors'} {kind}:")
+        folded = fold_indices([f"{member.name} {member.detail}" for member in members])
+        lines += [f"  {line}" for line in folded[:limit]]
+        if len(folded) > limit:
+            lines.append(f"  ... and {len(folded) - limit} more lines like these")
+    return "\n".join(lines)
+
+
+_INDEX = re.compile(r"(?<=[._/])\d+(?=[./ ]|$)")
+
+
+def fold_indices(lines: Iterable[str]) -> list[str]:
+    """Lines alike but for the indices in their names, each kind once: "layers.{0-11}.weight"."""
+    groups: dict[str, list[list[int]]] = defaultdict(list)
+    for line in lines:
+        groups[_INDEX.sub("\0", line)].append([int(index) for index in _INDEX.findall(line)])
+    folded = []
+    for pattern, indices in groups.items():
+        for column in zip(*indices, strict=True):
+            pattern = pattern.replace("\0", _ranges(sorted(set(column))), 1)
+        folded.append(pattern)
+    return folded
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "{0-2,5}"; a single number stays bare."""
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "{" + ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) + "}"
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
