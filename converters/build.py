@@ -13,7 +13,11 @@ OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
 
 
 def build_model(
-    variant: Variant, kind: Kind, projection_bias: bool, dtype: str | None = "float32", like_open_clip: bool = False
+    variant: Variant,
+    kind: Kind,
+    projection_bias: bool,
+    dtype: str | None = "float32",
+    like_open_clip: bool = False,
 ) -> MobileClipModel:
     """The model for a kind of checkpoint, in the checkpoint's form, waiting for its weights.
 
@@ -39,8 +43,9 @@ def build_model(
 def has_projection_bias(variant: Variant, kind: Kind, checkpoint: Checkpoint) -> bool:
     """Whether the Keras image projection needs a bias to hold a checkpoint.
 
-    Apple's own layout has none. timm's towers always have one, which timm fills with zeros where it loads weights
-    of Apple's; variants trained without a bias are built without, so that fine-tuning does not grow one.
+    Apple's own layout has none. timm's towers always have one, which timm fills with zeros where it loads
+    weights of Apple's; variants trained without a bias are built without, so that fine-tuning does not grow
+    one.
     """
     if kind.layout == "apple":
         return False

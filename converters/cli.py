@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,8 +16,14 @@ from rich.table import Table
 from ..keras_models.errors import MobileClipError
 from .folder import os_reason
 
+if TYPE_CHECKING:
+    from ..verify.verification import Verification
+    from .convert import Conversion
+
 app = typer.Typer(
-    help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 console = Console()
 errors = Console(stderr=True)
@@ -38,7 +45,9 @@ def plain_errors() -> Iterator[None]:
         _fail("There is not enough memory.")
     except OSError as error:
         _fail(f"{error.filename or 'The system'}: {os_reason(error) or error}")
-    except Exception as error:  # what nobody foresaw must still read as a message; developers can ask for more
+    except typer.Exit:
+        raise
+    except Exception as error:  # what nobody foresaw must still read as a message
         if os.environ.get("MOBILECLIP_KERAS_TRACEBACK"):
             raise
         _fail(
@@ -67,7 +76,8 @@ def convert(
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16, or keep for the file's own.")] = "float32",
     verify: Annotated[bool, typer.Option(help="Compare with PyTorch before anything is written.")] = True,
     like_open_clip: Annotated[
-        bool, typer.Option("--like-open-clip", help="Compute ViT-B/16 as open_clip does, not as it was trained.")
+        bool,
+        typer.Option("--like-open-clip", help="Compute ViT-B/16 as open_clip does, not as it was trained."),
     ] = False,
     force: Force = False,
     as_json: Json = False,
@@ -75,46 +85,55 @@ def convert(
     """Convert a PyTorch checkpoint into a folder that Keras loads."""
     with plain_errors():
         from ..keras_models.registry import get_variant
-        from .source import resolved
+        from .source import resolved, variant_of
 
         if variant is not None:
             get_variant(variant)
-        quiet = Console(stderr=True) if as_json else console
+        variant = variant or variant_of(src)
+        quiet = errors if as_json else console
         with resolved(src, variant) as source:
-            _convert(source, out, variant, form, dtype, verify, force, like_open_clip, as_json, quiet)
+            done = _run_convert(
+                quiet,
+                source,
+                out,
+                variant=variant,
+                form=form,
+                dtype=dtype,
+                verify=verify,
+                force=force,
+                like_open_clip=like_open_clip,
+            )
+        if as_json:
+            print_json(_facts(done))
+        else:
+            _say(done)
 
 
-def _convert(source, out, variant, form, dtype, verify, force, like_open_clip, as_json, quiet) -> None:
+def _run_convert(quiet: Console, source: Path, out: Path | None, **options: Any) -> "Conversion":
     from ..verify.report import render
     from .convert import convert as run
     from .progress import bars
 
-    done = run(
-        source,
-        out,
-        variant=variant,
-        form=form,
-        dtype=dtype,
-        verify=verify,
-        force=force,
-        like_open_clip=like_open_clip,
-        progress=bars(quiet),
-        report=lambda verification: quiet.print(render(verification)),
-    )
-    if as_json:
-        print_json(
-            {
-                "folder": str(done.folder),
-                "variant": done.variant.name,
-                "layout": done.kind.layout,
-                "source_form": done.kind.form,
-                "forms": list(done.forms),
-                "dtype": done.dtype,
-                "notes": list(done.notes),
-                "verified": done.verification is not None and done.verification.passed,
-            }
-        )
-        return
+    def report(verification: "Verification") -> None:
+        quiet.print(render(verification))
+
+    return run(source, out, progress=bars(quiet), report=report, **options)
+
+
+def _facts(done: "Conversion") -> dict[str, Any]:
+    return {
+        "folder": str(done.folder),
+        "variant": done.variant.name,
+        "layout": done.kind.layout,
+        "source_form": done.kind.form,
+        "forms": list(done.forms),
+        "dtype": done.dtype,
+        "notes": list(done.notes),
+        "verified": done.verification is not None and done.verification.passed,
+    }
+
+
+def _say(done: "Conversion") -> None:
     for note in done.notes:
         console.print(f"Note: {note}.", highlight=False)
     state = "verified" if done.verification else "not verified"
@@ -151,7 +170,7 @@ def verify(
         from .source import resolved
         from .verifying import verify_folder
 
-        quiet = Console(stderr=True) if as_json else console
+        quiet = errors if as_json else console
         with resolved(src, read_record(folder, CONVERSION_FILE)["variant"]) as source:
             verification = verify_folder(folder, source, bars(quiet))
         if as_json:
@@ -179,13 +198,24 @@ def to_torch(
         console.print(f"Wrote {count} tensors in the {layout} layout to {out}.")
 
 
+# Commands that use converted models; they need what stands above.
+from . import cli_publish, cli_use  # noqa: E402, F401
+
+
+def _terminated(*_: Any) -> None:
+    """Lets a task that is told to end clean up behind itself."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Runs `mobileclip-keras`."""
+    signal.signal(signal.SIGTERM, _terminated)
     app()
 
 
 def convert_main() -> None:
     """Runs `convert`, which is `mobileclip-keras convert`."""
+    signal.signal(signal.SIGTERM, _terminated)
     single = typer.Typer(pretty_exceptions_enable=False)
     single.command()(convert)
     single()

@@ -1,14 +1,18 @@
 """Converting a checkpoint into a folder that Keras loads, verified before it appears."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from ..keras_models.architectures import FORMS
 from ..keras_models.copying import copy_model
-from ..keras_models.errors import MobileClipError
+from ..keras_models.errors import MissingPackageError, MobileClipError
+from ..keras_models.folding import reparameterize
 from ..keras_models.loading import TRAIN_FOLDER
 from ..keras_models.model import MobileClipModel
 from ..keras_models.preprocessing import ImagePreprocessor
@@ -22,7 +26,7 @@ from .identify import Kind, choose_variant, identify
 from .mapping import load_into
 from .progress import Progress, silent
 from .records import CONVERSION_FILE, weight_hashes, write_record
-from .verifying import verify_against, write_verification
+from .verifying import check_packages, verify_against, write_verification
 
 FORM_CHOICES = ("both", "inference", "train")
 DTYPE_CHOICES = ("float32", "float16", "bfloat16", "keep")
@@ -60,9 +64,10 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint file.
 
-    A checkpoint in train form is by default written in both forms: the inference form at the top of the folder,
-    because people who load a model mostly run it and want it fast, and the train form below it, because fine-tuning
-    needs the branches and batch norms and because only it converts back. One form alone halves the folder.
+    A checkpoint in train form is by default written in both forms: the inference form at the top of the
+    folder, because people who load a model mostly run it and want it fast, and the train form below it,
+    because fine-tuning needs the branches and batch norms and because only it converts back. One form alone
+    halves the folder.
 
     Args:
         source: the checkpoint.
@@ -73,13 +78,13 @@ def convert(
             verified is float32, before it is rounded.
         verify: whether to compare with PyTorch first.
         force: whether to replace a converted folder that is there.
-        like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See keras_models/registry.py.
-        progress: shows steps.
+        like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See
+        keras_models/registry.py. progress: shows steps.
         report: called with the verification, passed or not.
 
     Raises:
-        MobileClipError: saying what is wrong with the file, the name, the target or the result. Nothing is left
-            behind.
+        MobileClipError: saying what is wrong with the file, the name, the target or the result. Nothing is
+            left behind.
     """
     source = Path(source)
     if form not in FORM_CHOICES or dtype not in DTYPE_CHOICES:
@@ -91,13 +96,16 @@ def convert(
     check_target(target, force)
     forms = _forms(form, kind)
     held = _held_dtype(checkpoint)
-    dtype = held if dtype == "keep" else dtype
+    dtype = _dtype_to_write(dtype, held)
+    if verify:
+        _check_packages()
     notes = [*checkpoint.notes, *_notes(kind, held, dtype)]
-    with progress(f"Reading {source.name}", source.stat().st_size if source.is_file() else None) as advance:
-        digest = sha256(source, advance)
+    with progress(f"Reading {source.name}", checkpoint.bytes) as advance:
+        digest = sha256(checkpoint.files, advance)
 
     bias = has_projection_bias(found, kind, checkpoint)
-    model = build_model(found, kind, bias, like_open_clip=like_open_clip)
+    # float32 unless the file is finer and is to stay so: what is smaller is rounded when it is written.
+    model = build_model(found, kind, bias, "float64" if dtype == "float64" else "float32", like_open_clip)
     with progress(f"Mapping {len(kind.rows)} tensors", len(kind.rows)) as advance:
         load_into(model, checkpoint, kind.rows, advance)
     verification = None
@@ -110,9 +118,12 @@ def convert(
     checkpoint.close()
 
     with written_whole(target, force) as folder:
-        for index, name in enumerate(forms):
+        for name in sorted(forms, key=FORMS.index):
             with progress(f"Writing the {name} form"):
-                _write_form(model, name, folder if index == 0 else folder / TRAIN_FOLDER, dtype)
+                if name != model.form:
+                    model = model.reparameterize(name)
+                    gc.collect()  # the form before, which is as large and not needed any more
+                _write_form(model, folder if name == forms[0] else folder / TRAIN_FOLDER, dtype)
         conversion = {
             "variant": found.name,
             "source": {
@@ -154,6 +165,20 @@ def _held_dtype(checkpoint: Checkpoint) -> str:
     return max(set(floats), key=floats.count, default="float32")
 
 
+def _dtype_to_write(asked: str, held: str) -> str:
+    dtype = held if asked == "keep" else asked
+    if dtype not in (*DTYPE_CHOICES, "float64"):
+        raise MobileClipError(f"The weights are {dtype}, which cannot be kept. Choose another --dtype.")
+    return dtype
+
+
+def _check_packages() -> None:
+    try:
+        check_packages()
+    except MissingPackageError as error:
+        raise MissingPackageError(f"{error}. To convert without comparing, use --no-verify.") from error
+
+
 def _notes(kind: Kind, held: str, dtype: str) -> list[str]:
     notes = []
     if held != dtype:
@@ -175,23 +200,31 @@ def _verify(
     like_open_clip: bool,
 ) -> Verification:
     def make_model(form: str, dtype: str) -> MobileClipModel:
-        made = model if dtype == "float32" else copy_model(model, dtype)
-        return made if form == made.form else made.reparameterize(form)
+        # Folded straight into the dtype wanted: a float64 copy of the train form would be one too many in memory.
+        same = (form, dtype) == (model.form, model.dtype)
+        return model if same else reparameterize(model, form, dtype)
 
     return verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
 
 
-def _write_form(model: MobileClipModel, form: str, place: Path, dtype: str) -> None:
-    """Saves one form as Keras' own unzipped layout."""
-    if form != model.form:
-        model = model.reparameterize(form)
-    if dtype != "float32":
-        model = copy_model(model, dtype)
+def _write_form(model: MobileClipModel, place: Path, dtype: str) -> None:
+    """Saves a model as Keras' own unzipped layout."""
+    if dtype != model.dtype:
+        model = _rounded(model, dtype)
     place.mkdir(exist_ok=True)
     keras.saving.save_model(model, place, zipped=False)
     assets = place / "assets"
     if assets.is_dir():  # Keras makes it for layers with files of their own; there are none
         assets.rmdir()
+
+
+def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:
+    """A copy in half precision."""
+    rounded = copy_model(model, dtype)
+    for variable in rounded.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(variable).astype(np.float32)).all():
+            raise MobileClipError(f"{variable.path} holds numbers too large for {dtype}. Use --dtype float32.")
+    return rounded
 
 
 def _own_version() -> str:

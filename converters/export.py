@@ -1,5 +1,6 @@
 """Back to PyTorch: a Keras model as a checkpoint in Apple's, open_clip's or timm's layout."""
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from ..keras_models.errors import MissingPackageError, MobileClipError
 from ..keras_models.loading import load_folder
 from ..keras_models.model import MobileClipModel
 from ..weight_maps.table import LAYOUTS, Row, model_rows
-from .checkpoint import TORCH_SUFFIXES
-from .folder import OutputError, os_reason
+from .folder import OutputError, os_reason, umask
 from .mapping import read_from
+from .torch_file import TORCH_SUFFIXES
 
 
 class ExportError(MobileClipError):
@@ -103,35 +104,37 @@ def _check_out(out: Path, force: bool) -> None:
         raise OutputError(f"{out} exists already. Choose another --out, or replace a file with --force.")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.parent} is not a folder.")
+    if out.suffix != ".safetensors" and importlib.util.find_spec("torch") is None:
+        raise MissingPackageError(
+            f'Writing {out.name} needs PyTorch: pip install "mobileclip-keras[convert]". A .safetensors file does not.'
+        )
 
 
 def _write(tensors: dict[str, np.ndarray], out: Path) -> None:
-    handle, name = None, ""
+    """Writes beside the file, then takes its place."""
+    staging: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.absolute().parent)
         os.close(handle)
+        staging = Path(name)
         if out.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
             # The key that PyTorch's own tools write and look for.
             save_file(tensors, name, metadata={"format": "pt"})
         else:
-            _save_torch(tensors, name)
-        os.replace(name, out)
-    except Exception as error:  # safetensors and torch.save wrap what the system says in errors of their own
-        if handle is not None:
-            Path(name).unlink(missing_ok=True)
-        reason = os_reason(error)
+            import torch
+
+            # Python's own file: by the name alone, PyTorch does not say what is wrong with a disk.
+            with open(name, "wb") as file:
+                torch.save({key: torch.from_numpy(array) for key, array in tensors.items()}, file)
+        staging.chmod(0o666 & ~umask())  # made for this user alone, also by safetensors
+        staging.replace(out)
+    except BaseException as error:
+        if staging is not None:
+            staging.unlink(missing_ok=True)
+        # safetensors and torch.save wrap what the system says in errors of their own
+        reason = os_reason(error) if isinstance(error, Exception) else None
         if reason is None:
             raise
         raise OutputError(f"{out} could not be written: {reason}. Nothing was left behind.") from error
-
-
-def _save_torch(tensors: dict[str, np.ndarray], name: str) -> None:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingPackageError(
-            'Writing a .pt file needs PyTorch: pip install "mobileclip-keras[convert]". A .safetensors file does not.'
-        ) from error
-    torch.save({key: torch.from_numpy(array) for key, array in tensors.items()}, name)

@@ -5,10 +5,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..keras_models.errors import MobileClipError
+
+CONVERSION_FILE = "conversion.json"
+"""The record that every converted folder holds, and that tells it from others."""
 
 
 class OutputError(MobileClipError):
@@ -25,7 +28,7 @@ def check_target(target: Path, force: bool) -> None:
         raise OutputError(f"{target} exists already. Choose another --out, or replace it with --force.")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} is not a folder, and is left alone.")
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
+    if target.exists() and any(target.iterdir()) and not (target / CONVERSION_FILE).exists():
         raise OutputError(f"{target} is not a converted model, and is left alone even with --force.")
     parent = _existing_parent(target)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -45,23 +48,23 @@ def written_whole(target: Path, force: bool) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        staging.chmod(0o777 & ~_umask())
+        staging.chmod(0o777 & ~umask())
         yield staging
         _take_place(staging, target)
     except BaseException as error:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
         for parent in made:  # the innermost first; only what this call made, and only while it is empty
-            with _ignoring_os_errors():
+            with suppress(OSError):
                 parent.rmdir()
-        reason = os_reason(error)
+        reason = os_reason(error) if isinstance(error, Exception) else None
         if reason is not None:
             raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
         raise
 
 
 def os_reason(error: BaseException) -> str | None:
-    """What the operating system says is wrong, also where a library wraps it in words of its own; else None."""
+    """What the operating system says is wrong, also where a library wraps it in its own words; else None."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, MobileClipError):
         number = getattr(seen, "errno", None)
@@ -80,11 +83,12 @@ def _take_place(staging: Path, target: Path) -> None:
         staging.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "old")
     try:
+        target.rename(old / "old")
         staging.rename(target)
-    except OSError:
-        (old / "old").rename(target)
+    except BaseException:
+        if (old / "old").exists() and not target.exists():
+            (old / "old").rename(target)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
@@ -94,15 +98,8 @@ def _existing_parent(target: Path) -> Path:
     return next(parent for parent in target.absolute().parents if parent.exists())
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def _ignoring_os_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        pass

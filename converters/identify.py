@@ -95,14 +95,13 @@ def identify(shapes: Shapes) -> Kind:
 
 def _differences(nearest: Kind, likeness: float, shapes: Shapes) -> str:
     if likeness < 0.01:
-        example = ", ".join(list(shapes)[:3])
+        known = len(set(shapes) & set(nearest.shapes))
         return (
-            f"This is no checkpoint of MobileCLIP: none of its {len(shapes)} tensors has a name of one "
-            f"(it begins with {example})."
+            f"This is no checkpoint of MobileCLIP: {known or 'none'} of its {len(shapes)} tensors "
+            f"{'have' if known > 1 else 'has'} a name of one (it begins with {', '.join(list(shapes)[:3])})."
         )
-    return (
-        f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n"
-        + report(source_problems(nearest, shapes))
+    return f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n" + report(
+        source_problems(nearest, shapes)
     )
 
 
@@ -112,7 +111,9 @@ def source_problems(kind: Kind, shapes: Shapes) -> list[Problem]:
 
 
 def choose_variant(kind: Kind, wanted: str | None, path: Path) -> Variant:
-    """The variant of a checkpoint: the one wanted, else the only one possible, else the one in the file's name.
+    """The variant of a checkpoint: the one wanted, else the one in its name, else the only one possible.
+
+    Where several hold the same tensors, those published in the file's layout are possible.
 
     Raises:
         WrongVariantError: where the file is of another variant than wanted, or could be of several.
@@ -125,14 +126,14 @@ def choose_variant(kind: Kind, wanted: str | None, path: Path) -> Variant:
                 f"Convert it with {' or '.join(f'--variant {v.short_name}' for v in kind.variants)}."
             )
         return variant
+    for name in (path.stem, path.parent.name):
+        named = find_variant(name)
+        if named is not None and named in kind.variants:
+            return named
     published = [v for v in kind.variants if kind.layout in (file.layout for file in (v.published, *v.copies))]
     candidates = published or kind.variants
     if len(candidates) == 1:
         return candidates[0]
-    for name in (path.stem, path.parent.name):
-        named = find_variant(name)
-        if named in candidates:
-            return named
     choices = " or ".join(f"--variant {variant.short_name}" for variant in candidates)
     raise WrongVariantError(
         f"{path.name} could be {' or '.join(v.name for v in candidates)}, which hold the same tensors. "

@@ -15,8 +15,8 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
 
     Returns:
         "variant": a list of the variants that it could be. "layout", "form", "tensors" (count), "parameters"
-        (count, without running statistics and counters), "dtypes" (a list of "dtype x count"), "bytes", "sha256",
-        "notes": a list of what is odd.
+        (count, without running statistics and counters), "dtypes" (a list of "dtype x count"), "bytes",
+        "sha256", "notes": a list of what is odd.
 
     Raises:
         CheckpointError: where the file cannot be read.
@@ -25,9 +25,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     kind = identify(checkpoint.shapes)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    parameters = sum(
-        int(np.prod(shape)) for name, shape in checkpoint.shapes.items() if not name.endswith(statistics)
-    )
+    parameters = sum(int(np.prod(shape)) for name, shape in checkpoint.shapes.items() if not name.endswith(statistics))
     damaged = [
         name
         for name in checkpoint.shapes
@@ -43,7 +41,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
         "tensors": len(checkpoint.shapes),
         "parameters": parameters,
         "dtypes": [f"{dtype} x {count}" for dtype, count in Counter(checkpoint.dtypes.values()).most_common()],
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
+        "bytes": checkpoint.bytes,
+        "sha256": sha256(checkpoint.files),
         "notes": notes,
     }

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 
 
 class MappingError(MobileClipError):
-    """A checkpoint and a model do not fit, or a value cannot be carried over; the message lists everything."""
+    """A checkpoint and a model do not fit, or a value cannot be carried over; the message lists all."""
 
 
 def load_into(
@@ -33,8 +33,9 @@ def load_into(
         progress: called with 1 after each row.
 
     Raises:
-        MappingError: listing every tensor and variable that is missing, unexpected, duplicate or mis-shaped, or
-            every value that is not finite or does not fit. Nothing is assigned where names or shapes do not fit.
+        MappingError: listing every tensor and variable that is missing, unexpected, duplicate or mis-shaped,
+            or every value that is not finite or does not fit. Nothing is assigned where names or shapes do
+            not fit.
     """
     variables = variables_by_name(model)
     problems = audit(rows, checkpoint.shapes, {name: tuple(v.shape) for name, v in variables.items()})
@@ -94,10 +95,13 @@ def read_from(
 def _value_problems(row: Row, array: np.ndarray, variable: keras.Variable | None) -> list[Problem]:
     """What keeps values from being carried over whole."""
     problems = []
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = array.size - int(np.isfinite(array).sum())
-        problems.append(Problem("not finite", row.source, f"{bad} of {array.size} numbers are NaN or infinite"))
-    if row.dtype == "int64":
+    if row.dtype != "int64":
+        if array.dtype.kind != "f":
+            problems.append(Problem("of the wrong kind", row.source, f"holds {array.dtype}, not floats"))
+        elif bad := _not_finite(array, variable):
+            detail = f"{bad} of {array.size} numbers are NaN, infinite or too large"
+            problems.append(Problem("not finite", row.source, detail))
+    else:
         if array.dtype.kind not in "iu":
             problems.append(Problem("of the wrong kind", row.source, f"holds {array.dtype}, not whole numbers"))
         elif variable is not None and array.size and int(array.max()) > np.iinfo(variable.dtype).max:
@@ -106,3 +110,11 @@ def _value_problems(row: Row, array: np.ndarray, variable: keras.Variable | None
         detail = f"is not zero, and the model has no {row.target} of shape {row.target_shape}"
         problems.append(Problem("without a place", row.source, detail))
     return problems
+
+
+def _not_finite(array: np.ndarray, variable: keras.Variable | None) -> int:
+    """How many numbers are not finite, or would not be as the variable's."""
+    if variable is not None and array.dtype == np.float64 and variable.dtype != "float64":
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return array.size - int(np.count_nonzero(np.isfinite(array)))

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 
 class Progress(Protocol):
@@ -27,7 +28,12 @@ def bars(console: Console) -> Progress:
 
     @contextmanager
     def show(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
         with Bar(*columns, console=console) as bar:
             task = bar.add_task(step, total=total)
             yield lambda units: bar.advance(task, units)

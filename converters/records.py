@@ -8,9 +8,9 @@ from typing import Any
 from ..keras_models.errors import MobileClipError
 from ..keras_models.loading import WEIGHTS, form_folders
 from ..keras_models.registry import get_variant
+from .folder import CONVERSION_FILE as CONVERSION_FILE
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, license_text, render_card
 
-CONVERSION_FILE = "conversion.json"
 VERIFICATION_FILE = "verification.json"
 PICTURE_FILE = "verification.png"
 

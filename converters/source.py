@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..keras_models.errors import MobileClipError
-from ..keras_models.registry import VARIANTS, get_variant
+from ..keras_models.registry import VARIANTS, find_variant, get_variant
 from ..verify import synthetic
-from .checkpoint import TORCH_SUFFIXES
 from .identify import Kind
+from .torch_file import TORCH_SUFFIXES
 
 SYNTHETIC = "synthetic"
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".json")
 # What repositories that the registry does not know call their weights, the best first.
-_USUAL_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+_USUAL_FILES = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
 
 
 class SourceError(MobileClipError):
@@ -28,8 +33,8 @@ def resolved(source: str, variant: str | None) -> Iterator[Path]:
     """The checkpoint file that `source` means, for as long as the context lasts.
 
     Args:
-        source: a file, a Hub repository ("apple/MobileCLIP-S2"), or "synthetic" for a checkpoint made on the spot
-            in the layout that the variant is published in.
+        source: a file, a Hub repository ("apple/MobileCLIP-S2"), or "synthetic" for a checkpoint made on the
+            spot in the layout that the variant is published in.
         variant: needed for "synthetic".
 
     Raises:
@@ -47,7 +52,7 @@ def resolved(source: str, variant: str | None) -> Iterator[Path]:
 
 
 def synthetic_checkpoint(variant: str, folder: Path, seed: int = 0) -> Path:
-    """Writes a checkpoint with the published names and shapes of a variant, and made-up values, as .safetensors."""
+    """Writes a checkpoint with the published names and shapes of a variant and made-up values."""
     from safetensors.numpy import save_file
 
     found = get_variant(variant)
@@ -56,6 +61,21 @@ def synthetic_checkpoint(variant: str, folder: Path, seed: int = 0) -> Path:
     path = folder / f"{found.name}.safetensors"
     save_file(synthetic.state_dict(kind.shapes.items(), seed), path)
     return path
+
+
+def variant_of(source: str) -> str | None:
+    """The variant that a Hub repository is named after, or is known to hold; None where it cannot be told.
+
+    Files on the Hub are named alike, and some variants hold the same tensors: repositories tell them apart.
+    """
+    if not _is_repo_id(source):
+        return None
+    repo = source.removeprefix("hf://")
+    for variant in VARIANTS.values():
+        if repo.lower() in (file.repo.lower() for file in (variant.published, *variant.copies)):
+            return variant.name
+    named = find_variant(repo.split("/")[-1])
+    return None if named is None else named.name
 
 
 def _is_repo_id(source: str) -> bool:

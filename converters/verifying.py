@@ -1,15 +1,18 @@
 """Setting up the verification of a conversion: the checkpoint for PyTorch, the forms and dtypes for Keras."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
-from ..keras_models.errors import MobileClipError
+from ..keras_models.errors import MissingPackageError, MobileClipError
 from ..keras_models.loading import form_folders, load_folder
 from ..keras_models.model import MobileClipModel
 from ..keras_models.registry import Variant
 from ..verify.compare import Features
 from ..verify.inputs import fixed_inputs
 from ..verify.picture import draw
-from ..verify.torch_models import TorchReference, build_reference
+from ..verify.torch_models import Layout, TorchReference, build_reference
+from ..verify.torch_models.requirements import require_packages
 from ..verify.verification import MakeModel, Verification, verify_model
 from .build import OPEN_CLIP_CONVENTIONS
 from .checkpoint import Checkpoint, open_checkpoint
@@ -24,6 +27,20 @@ from .records import (
     write_card,
     write_record,
 )
+
+
+def check_packages() -> None:
+    """Finds out, before any work, whether a comparison can be made.
+
+    Raises:
+        MissingPackageError: where PyTorch, timm, open_clip or matplotlib is not installed.
+    """
+    require_packages()
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "Drawing the comparison needs matplotlib, not installed here. "
+            'Install with: pip install "mobileclip-keras[verify]"'
+        )
 
 
 def verify_against(
@@ -68,11 +85,12 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
     Raises:
         MobileClipError: where the folder or the file cannot be read, or they are of different variants.
     """
+    check_packages()
     conversion = read_record(folder, CONVERSION_FILE)
     if conversion["dtype"] != "float32":
         raise MobileClipError(
-            f"{folder} holds {conversion['dtype']} weights, which are rounded on purpose. Verify the conversion to "
-            "float32 instead."
+            f"{folder} holds {conversion['dtype']} weights, which are rounded on purpose. Verify the "
+            "conversion to float32 instead."
         )
     checkpoint = open_checkpoint(source)
     kind = identify(checkpoint.shapes)
@@ -104,7 +122,7 @@ def _reference(variant: Variant, kind: Kind, checkpoint: Checkpoint, like_open_c
         kind.image_tower,
         variant.text_tower if kind.text_tower else None,
         {name: checkpoint.read(name) for name in checkpoint.shapes},
-        kind.layout,
+        cast(Layout, kind.layout),
         image_norm_epsilon=conventions.get("norm_epsilon"),
         image_stem_padding=conventions.get("stem_padding"),
     )
@@ -121,7 +139,7 @@ def _describe(variant: Variant, like_open_clip: bool, distance: float) -> str:
     mine, other = _conventions(variant, like_open_clip), _conventions(variant, not like_open_clip)
     whose = "as it was trained" if like_open_clip else "as open_clip computes it"
     return (
-        f"{variant.name} {whose} (LayerNorm epsilon {other['norm_epsilon']:g}, stem padding {other['stem_padding']}) "
-        f"gives logits up to {distance:.2g} from these (epsilon {mine['norm_epsilon']:g}, padding "
-        f"{mine['stem_padding']})."
+        f"{variant.name} {whose} (LayerNorm epsilon {other['norm_epsilon']:g}, stem padding "
+        f"{other['stem_padding']}) gives logits up to {distance:.2g} from these (epsilon "
+        f"{mine['norm_epsilon']:g}, padding {mine['stem_padding']})."
     )

@@ -1,12 +1,12 @@
-"""CLIP's byte-pair encoding: how a text is cleaned and cut into words, and the tables that turn words into ids.
+"""CLIP's byte-pair encoding: how a text is cleaned and cut into words, and the tables that make them ids.
 
 Follows OpenAI's CLIP tokenizer as open_clip 3.3.0 runs it (`open_clip/tokenizer.py`, `SimpleTokenizer` with
 `clean="lower"`), which every MobileCLIP model was trained with.
 
-Cleaning and cutting happen here, in Python, with the same `ftfy` and `regex` packages as open_clip, and only whole
-words are handed to the `tokenizers` library. Its own regular expressions follow another edition of the Unicode
-tables and know no case-folded matches ("ſ" for "s"), so leaving the cutting to it gives other ids for rare
-characters.
+Cleaning and cutting happen here, in Python, with the same `ftfy` and `regex` packages as open_clip, and only
+whole words are handed to the `tokenizers` library. Its own regular expressions follow another edition of the
+Unicode tables and know no case-folded matches ("ſ" for "s"), so leaving the cutting to it gives other ids for
+rare characters.
 """
 
 import html
@@ -25,7 +25,7 @@ END_OF_WORD = "</w>"
 VOCABULARY_SIZE = 49408
 START_ID = 49406
 END_ID = 49407
-# The id that fills a row behind the end token. It is also the id of "!" inside a word: CLIP has no padding token.
+# Fills a row behind the end token. It is also the id of "!" inside a word: CLIP has no padding token.
 PADDING_ID = 0
 
 MERGES_FILE = "assets/clip_merges.txt"
@@ -54,8 +54,8 @@ def _word_regex() -> "regex.Pattern[str]":
 def build_pipeline(context_length: int) -> "tokenizers.Tokenizer":
     """The tokenizer as the `tokenizers` library knows it, complete, from the merges in this package.
 
-    This is what `tokenizer.json` holds. Used alone it cleans and cuts by the library's own means, which is right
-    for ordinary text; `word_encoder` takes from it what `Tokenizer` needs.
+    This is what `tokenizer.json` holds. Used alone it cleans and cuts by the library's own means, which is
+    right for ordinary text; `word_encoder` takes from it what `Tokenizer` needs.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

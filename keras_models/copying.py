@@ -1,5 +1,7 @@
 """Copies of a model that compute in another dtype."""
 
+from typing import Any
+
 import keras
 
 from .layers.initializers import to_be_overwritten
@@ -23,7 +25,7 @@ def copy_model(model: MobileClipModel, dtype: str | None = None) -> MobileClipMo
     return copy
 
 
-def set_dtype(config: dict, dtype: str) -> None:
+def set_dtype(config: dict[str, Any], dtype: str) -> None:
     """Sets the dtype policy of a MobileClipModel's config and of its towers'.
 
     Raises:

@@ -7,32 +7,35 @@ rounded once, to the dtype of the new model. Sources: RepVGG (arXiv 2101.03697, 
 2206.04040, section 3.2), FastViT (arXiv 2303.14189, equations 2 to 4).
 """
 
+from collections.abc import Iterable
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from .architectures import FORMS
+from .copying import set_dtype
 from .fastvit import FastViT, FastViTStage
 from .layers.attention import SelfAttention
 from .layers.blocks import AttentionBlock, RepMixerBlock
 from .layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
-from .layers.convolution import Convolution, ConvNorm
-from .layers.feed_forward import ConvFeedForward
+from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import to_be_overwritten
 from .layers.normalization import BatchNorm
 from .text import TextBackbone
 from .vit import VisionTransformer
 
 
-def reparameterize(model, form: str = "inference"):
-    """A new MobileClipModel in a further folded form, with the same outputs up to rounding.
+def reparameterize(model: Any, form: str = "inference", dtype: str | None = None) -> Any:
+    """A new MobileClipModel in the same or a further folded form, with the same outputs up to rounding.
 
     Args:
         model: a MobileClipModel in any form; it is left as it is. Its running statistics are used, as in
             inference.
-        form: "reparameterized" (as Apple's and timm's own reparameterisation) or "inference" (everything).
+        form: "reparameterized" (as Apple's and timm's own reparameterisation) or "inference" (everything); or the
+            model's own, for a copy.
+        dtype: dtype policy of the new model's layers; None for the model's own.
 
     Raises:
         ValueError: where `form` is unknown, or unfolds what `model` has already folded.
@@ -44,6 +47,8 @@ def reparameterize(model, form: str = "inference"):
     for key in ("image_encoder", "text_encoder"):
         if config[key] is not None:
             config[key]["config"]["form"] = form
+    if dtype is not None:
+        set_dtype(config, dtype)
     with to_be_overwritten():
         folded = type(model).from_config(config)
     folded.logit_scale.assign(model.logit_scale)
@@ -85,7 +90,7 @@ def _identity(channels: int, depthwise: bool) -> Linear:
     return Linear(kernel[None, None], np.zeros(channels))
 
 
-def _array(variable) -> np.ndarray:
+def _array(variable: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
@@ -96,7 +101,7 @@ def _affine(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 
 
 @singledispatch
-def linear(layer) -> Linear:
+def linear(layer: Any) -> Linear:
     """The one convolution that equals a layer of linear branches; the activation after it is not part of it."""
     raise TypeError(f"A {type(layer).__name__} is not linear.")
 
@@ -141,7 +146,7 @@ def _(layer: ConditionalPositionalEncoding) -> Linear:
     return encoding.plus(_identity(encoding.bias.size, depthwise=True))
 
 
-def _sum_of_branches(branches, depthwise: bool) -> Linear:
+def _sum_of_branches(branches: list[Any], depthwise: bool) -> Linear:
     parts = []
     for branch in branches:
         if isinstance(branch, BatchNorm):
@@ -156,7 +161,7 @@ def _sum_of_branches(branches, depthwise: bool) -> Linear:
 
 
 @singledispatch
-def fold(source, target) -> None:
+def fold(source: Any, target: Any) -> None:
     """Gives `target` the weights that make it compute what `source` does.
 
     Both are the same kind of layer, `target` in the same or a further form. Layers with nothing to fold are copied.
@@ -165,19 +170,19 @@ def fold(source, target) -> None:
 
 
 @fold.register(FastViT)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     _fold_each(source.parts, target.parts)
 
 
 @fold.register(FastViTStage)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     _fold_each([*source.downsample, *source.blocks], [*target.downsample, *target.blocks])
     if source.pos_emb is not None:
         fold(source.pos_emb, target.pos_emb)
 
 
 @fold.register(VisionTransformer)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     target.cls_token.assign(source.cls_token)
     target.pos_embed.assign(source.pos_embed)
     _fold_each([*source.patch_embed, *source.blocks], [*target.patch_embed, *target.blocks])
@@ -187,7 +192,7 @@ def _(source, target) -> None:
 
 
 @fold.register(TextBackbone)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     target.positional_embedding.assign(source.positional_embedding)
     _copy(source.token_embedding, target.token_embedding)
     _copy(source.final_norm, target.final_norm)
@@ -196,7 +201,7 @@ def _(source, target) -> None:
 
 @fold.register(MobileOneBlock)
 @fold.register(LargeKernelConv)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     _fold_branches(source, target)
     if source.se is not None:
         _copy(source.se, target.se)
@@ -205,24 +210,24 @@ def _(source, target) -> None:
 @fold.register(RepMixer)
 @fold.register(ConditionalPositionalEncoding)
 @fold.register(ConvNorm)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     _fold_branches(source, target)
 
 
 @fold.register(RepMixerBlock)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     fold(source.token_mixer, target.token_mixer)
     _fold_feed_forward(source.mlp, source.layer_scale, target.mlp, target.layer_scale)
 
 
 @fold.register(AttentionBlock)
-def _(source, target) -> None:
+def _(source: Any, target: Any) -> None:
     _fold_attention(source, target)
     _fold_feed_forward(source.mlp, source.layer_scale_2, target.mlp, target.layer_scale_2)
 
 
-def _fold_branches(source, target) -> None:
-    convolution = target if isinstance(target, Convolution) else getattr(target, "reparam_conv", None)
+def _fold_branches(source: Any, target: Any) -> None:
+    convolution: Any = target if isinstance(target, Convolution) else getattr(target, "reparam_conv", None)
     if convolution is None:
         _copy(source, target)
     else:
@@ -231,14 +236,14 @@ def _fold_branches(source, target) -> None:
         convolution.bias.assign(folded.bias)
 
 
-def _fold_feed_forward(source: ConvFeedForward, source_scale, target: ConvFeedForward, target_scale) -> None:
+def _fold_feed_forward(source: Any, source_scale: Any, target: Any, target_scale: Any) -> None:
     """A feed-forward with the layer scale behind it, which ends up in the second dense layer."""
     fold(source.conv, target.conv)
     _copy(source.fc1, target.fc1)
     _fold_scale(source.fc2, source_scale, target.fc2, target_scale)
 
 
-def _fold_scale(source, source_scale, target, target_scale) -> None:
+def _fold_scale(source: Any, source_scale: Any, target: Any, target_scale: Any) -> None:
     """A dense layer and the layer scale behind it; `target_scale` is None where the two become one."""
     if source_scale is None or target_scale is not None:
         _copy(source, target)
@@ -266,11 +271,11 @@ def _fold_attention(source: AttentionBlock, target: AttentionBlock) -> None:
     _fold_scale(source_mixer.proj, source.layer_scale_1, target_mixer.proj, target.layer_scale_1)
 
 
-def _fold_each(sources, targets) -> None:
+def _fold_each(sources: Iterable[Any], targets: Iterable[Any]) -> None:
     for source, target in zip(sources, targets, strict=True):
         fold(source, target)
 
 
-def _copy(source, target) -> None:
+def _copy(source: Any, target: Any) -> None:
     for value, variable in zip(source.weights, target.weights, strict=True):
         variable.assign(value)

@@ -1,5 +1,8 @@
 """The image tower: a backbone and the projection into the space that it shares with texts."""
 
+from pathlib import Path
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -7,6 +10,7 @@ from .architectures import IMAGE_TOWERS, FastViTConfig
 from .fastvit import FastViT
 from .layers.initializers import normal
 from .registry import get_variant
+from .types import Shape, Tensor
 from .vit import VisionTransformer
 
 
@@ -22,12 +26,12 @@ class ImageProjectionHead(keras.layers.Layer):
     Outputs: float (batch, embed_dim), not normalised.
     """
 
-    def __init__(self, embed_dim: int, use_bias: bool = False, **kwargs):
+    def __init__(self, embed_dim: int, use_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.embed_dim = embed_dim
         self.use_bias = use_bias
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight(
             name="kernel", shape=(input_shape[-1], self.embed_dim), initializer=normal(input_shape[-1] ** -0.5)
         )
@@ -35,12 +39,12 @@ class ImageProjectionHead(keras.layers.Layer):
             self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros") if self.use_bias else None
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         pooled = ops.mean(inputs, axis=(1, 2)) if len(inputs.shape) == 4 else inputs
         features = ops.matmul(pooled, self.kernel)
         return features if self.bias is None else features + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.embed_dim)
 
 
@@ -70,7 +74,7 @@ class MobileClipImageEncoder(keras.Model):
 
     def __init__(
         self,
-        backbone="mci2",
+        backbone: Any = "mci2",
         embed_dim: int = 512,
         image_size: int | None = None,
         form: str = "train",
@@ -78,8 +82,8 @@ class MobileClipImageEncoder(keras.Model):
         norm_epsilon: float = 1e-5,
         stem_padding: int = 0,
         name: str = "image_encoder",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.tower = backbone if isinstance(backbone, str) else None
         self.embed_dim = embed_dim
@@ -100,13 +104,11 @@ class MobileClipImageEncoder(keras.Model):
             self.backbone = VisionTransformer(
                 config, norm_epsilon, stem_padding, form, dtype=self.dtype_policy, name="backbone"
             )
-        self.projection = ImageProjectionHead(
-            embed_dim, projection_bias, dtype=self.dtype_policy, name="projection"
-        )
+        self.projection = ImageProjectionHead(embed_dim, projection_bias, dtype=self.dtype_policy, name="projection")
         self.build((None, self.image_size, self.image_size, 3))
 
     @classmethod
-    def from_variant(cls, variant: str, form: str = "train", **kwargs) -> "MobileClipImageEncoder":
+    def from_variant(cls, variant: str, form: str = "train", **kwargs: Any) -> "MobileClipImageEncoder":
         """The untrained image tower of a variant ("s2", "MobileCLIP2-B", ...)."""
         found = get_variant(variant)
         options = {
@@ -120,16 +122,23 @@ class MobileClipImageEncoder(keras.Model):
         }
         return cls(form=form, **{**options, **kwargs})
 
-    def build(self, input_shape):
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "MobileClipImageEncoder":
+        """The trained image tower alone. Options: those of `MobileClipModel.from_pretrained` but `towers`."""
+        from .loading import load_pretrained
+
+        return load_pretrained(name, towers="image", **options).image_encoder
+
+    def build(self, input_shape: Shape) -> None:
         if not self.backbone.built:
             self.backbone.build(input_shape)
         self.projection.build(self.backbone.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
         return self.projection(self.backbone(inputs, training=training))
 
-    def stage_outputs(self, inputs) -> dict:
+    def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for an image batch, by name, in order; the last is "features".
 
         Raises:
@@ -143,7 +152,7 @@ class MobileClipImageEncoder(keras.Model):
         outputs["features"] = self.projection(last[:, 0] if len(last.shape) == 3 else last)
         return outputs
 
-    def _check(self, shape) -> None:
+    def _check(self, shape: Shape) -> None:
         if len(shape) != 4 or shape[-1] not in (3, None):
             raise ValueError(f"Images must have the shape (batch, height, width, 3), not {tuple(shape)}.")
         for size in shape[1:3]:
@@ -153,10 +162,10 @@ class MobileClipImageEncoder(keras.Model):
                     f"got {shape[1]} x {shape[2]}."
                 )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         backbone = self.tower or keras.saving.serialize_keras_object(self.backbone)
         return {
             "backbone": backbone,
@@ -172,14 +181,14 @@ class MobileClipImageEncoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         config = dict(config)
         if isinstance(config["backbone"], dict):
             config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
         return cls(**config)
 
 
-def _other_backbone(backbone, image_size: int):
+def _other_backbone(backbone: Any, image_size: int) -> Any:
     """A model of keras.applications by name, or the Keras model given."""
     if isinstance(backbone, keras.Model):
         return backbone

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+# The EXIF tag of the orientation, and for each of its values but 1, which is upright, Pillow's transposition.
+ORIENTATION = 0x0112
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
 # An 8-bit step is 1 / 255: what lies beyond [0, 1] by less than this is some resampling's rounding.
 RANGE_TOLERANCE = 1e-3
 
@@ -23,13 +35,13 @@ class ImageError(MobileClipError, ValueError):
 def read_image(source: Any, name: str) -> "Image.Image":
     """`source` as a Pillow image, turned upright by its EXIF orientation, with 8 bits a channel.
 
-    16-bit grey becomes 8-bit by scaling (65535 is white), and so do Pillow's 32-bit modes: "I" is read as 0…65535,
-    which is how Pillow itself opens 16-bit files, and "F" as 0…1. Other modes are kept as they are.
+    16-bit grey becomes 8-bit by scaling (65535 is white), and so do Pillow's 32-bit modes: "I" is read as
+    0…65535, which is how Pillow itself opens 16-bit files, and "F" as 0…1. Other modes are kept as they are.
 
     Args:
-        source: a path, the bytes of an image file, a file opened for reading bytes, a Pillow image, or an array
-            (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or float in [0, 1], which is rounded
-            to 8 bits. Anything with `__array__` counts as an array.
+        source: a path, the bytes of an image file, a file opened for reading bytes, a Pillow image, or an
+            array (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or float in [0, 1],
+            which is rounded to 8 bits. Anything with `__array__` counts as an array.
         name: what to call it in an error.
 
     Raises:
@@ -52,13 +64,13 @@ def read_image(source: Any, name: str) -> "Image.Image":
     if hasattr(source, "__array__"):
         return _from_array(np.asarray(source), name)
     raise TypeError(
-        f"{name} must be a path, the bytes of an image file, a file opened in binary mode, a Pillow image or an "
-        f"array, not {type(source).__name__}."
+        f"{name} must be a path, the bytes of an image file, a file opened in binary mode, a Pillow image "
+        f"or an array, not {type(source).__name__}."
     )
 
 
 def _decode(file: Any, name: str) -> "Image.Image":
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
@@ -67,14 +79,14 @@ def _decode(file: Any, name: str) -> "Image.Image":
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image, or of a format that Pillow does not know.") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ImageError(f"{name} cannot be read: {error}") from error
 
 
 def _upright(image: "Image.Image", name: str) -> "Image.Image":
-    from PIL import ImageOps
+    from PIL import Image
 
     try:
         image.load()
@@ -82,13 +94,19 @@ def _upright(image: "Image.Image", name: str) -> "Image.Image":
         raise ImageError(f"{name} cannot be read: {error}") from error
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: {image.width} × {image.height}.")
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data says nothing of the orientation, and the pixels are sound
-        image = image.copy()
+    orientation = _orientation(image)
+    # A copy, as the caller's image, or the open file's, is not ours to keep.
+    image = image.transpose(Image.Transpose[TURNS[orientation]]) if orientation in TURNS else image.copy()
     if image.mode.startswith(("I", "F")):
         return _from_array(_wide_values(np.asarray(image), name), name)
     return image
+
+
+def _orientation(image: "Image.Image") -> object:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # damaged EXIF data says nothing of the orientation, and the pixels are sound
+        return None
 
 
 def _wide_values(values: "NDArray[Any]", name: str) -> "NDArray[Any]":
@@ -107,8 +125,8 @@ def _from_array(array: "NDArray[Any]", name: str) -> "Image.Image":
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or array.size == 0:
         raise ImageError(
-            f"{name} has shape {array.shape}; an image is (height, width) or (height, width, channels) with 1, 3 or "
-            "4 channels, last."
+            f"{name} has shape {array.shape}; an image is (height, width) or (height, width, channels), "
+            "with 1, 3 or 4 channels."
         )
     return Image.fromarray(np.ascontiguousarray(_eight_bit(array, name)))
 
@@ -125,7 +143,6 @@ def _eight_bit(array: "NDArray[Any]", name: str) -> "NDArray[np.uint8]":
         raise ImageError(f"{name} is an array of {array.dtype}; give uint8, uint16, bool, or float in [0, 1].")
     values = array.astype(np.float64)
     if not (values.min() >= -RANGE_TOLERANCE and values.max() <= 1 + RANGE_TOLERANCE):  # "not": also for NaN
-        raise ImageError(
-            f"{name} is an array of {array.dtype} from {values.min():g} to {values.max():g}; floats must lie in [0, 1]."
-        )
+        span = f"{values.min():g} to {values.max():g}"
+        raise ImageError(f"{name} holds {array.dtype} values from {span}; floats must lie in [0, 1].")
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

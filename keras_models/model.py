@@ -1,14 +1,22 @@
 """MobileClipModel: an image tower and a text tower that meet in one space."""
 
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import keras
 from keras import ops
 
+from .features import FeatureModel
 from .image_encoder import MobileClipImageEncoder
+from .objective import contrastive_loss
 from .registry import VARIANTS, Variant, get_variant
 from .text_encoder import MobileClipTextEncoder
+from .types import Tensor
+
+if TYPE_CHECKING:
+    from .preprocessing import ImagePreprocessor
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -35,7 +43,9 @@ class MobileClipModel(keras.Model):
     MODEL_VARIANTS: ClassVar[dict[str, Variant]] = VARIANTS
     """The published variants by name."""
 
-    def __init__(self, image_encoder=None, text_encoder=None, variant: str | None = None, **kwargs):
+    def __init__(
+        self, image_encoder: Any = None, text_encoder: Any = None, variant: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if image_encoder is None and text_encoder is None:
             raise ValueError("A MobileClipModel needs an image encoder, a text encoder or both.")
@@ -48,11 +58,20 @@ class MobileClipModel(keras.Model):
             initializer=keras.initializers.Constant(math.log(1 / 0.07)),
             autocast=False,
         )
+        # Behind a function, as Keras would take a model that is an attribute for a part of this one.
+        self._feature_model: Callable[[], FeatureModel] | None = None
         self.built = True
 
     @classmethod
     def from_variant(
-        cls, variant: str, *, image_backbone=None, form: str = "train", towers: str = "both", dtype=None, **kwargs
+        cls,
+        variant: str,
+        *,
+        image_backbone: Any = None,
+        form: str = "train",
+        towers: str = "both",
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> "MobileClipModel":
         """An untrained model of a variant.
 
@@ -79,7 +98,77 @@ class MobileClipModel(keras.Model):
             text_encoder = MobileClipTextEncoder.from_variant(variant, form, dtype=dtype)
         return cls(image_encoder, text_encoder, variant=found.name, dtype=dtype)
 
-    def encode_image(self, images, normalize: bool = True):
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        form: str | None = None,
+        dtype: str | None = None,
+        towers: str = "both",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> "MobileClipModel":
+        """A model with its trained weights.
+
+        Args:
+            name: a converted folder; a repository of converted weights on the Hub ("user/mobileclip-s2-keras",
+                "hf://user/mobileclip-s2-keras"), of which only the files needed are downloaded; or any spelling
+                of a variant ("s2", "apple/MobileCLIP-S2"). Of a variant, the published checkpoint is downloaded
+                and converted the first time, which is not compared with PyTorch as `convert` does, and kept in
+                ~/.cache/mobileclip_keras (or below $XDG_CACHE_HOME, or in $MOBILECLIP_KERAS_HOME).
+                PyTorch is needed only where the checkpoint is published as a .pt file alone.
+            form: "inference" or "train" (for fine-tuning); None for what the folder or repository gives first,
+                which is inference wherever it can.
+            dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
+            towers: "both", "image" or "text"; of one tower, only its weights are read.
+            revision: branch, tag or commit of a repository.
+            token: for the Hub; None for HF_TOKEN or the login of the Hub's client.
+            cache_dir: where downloads and converted copies are kept, in place of the usual folders.
+            local_files_only: whether to use only what is there, as HF_HUB_OFFLINE=1 does for every call.
+
+        Raises:
+            MobileClipError: saying what is missing or damaged, and what to do. An unknown name lists the
+                variants, nearest first. Nothing half-made is left behind.
+            ValueError: for unknown `towers`, or a `revision` of something other than a repository.
+        """
+        from .loading import load_pretrained
+
+        return load_pretrained(
+            name,
+            form=form,
+            dtype=dtype,
+            towers=towers,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+
+    def save_pretrained(
+        self, folder: str | Path, *, overwrite: bool = False, preprocessor: "ImagePreprocessor | None" = None
+    ) -> None:
+        """Saves the model as a folder that `from_pretrained` and `keras.saving.load_model` open.
+
+        The folder appears whole or not at all. It holds the model in its present form and dtype, the tokenizer
+        and the settings of preprocessing, and neither optimizer nor losses.
+
+        Args:
+            folder: to be written.
+            overwrite: whether to replace a model that is there.
+            preprocessor: what the model's images go through; None for the variant's own at the model's size.
+                A model that is of no variant and gets none is saved without.
+
+        Raises:
+            MobileClipError: where the folder exists or cannot be written.
+        """
+        from .saving import save_folder
+
+        save_folder(self, folder, overwrite=overwrite, preprocessor=preprocessor)
+
+    def encode_image(self, images: Any, normalize: bool = True) -> Tensor:
         """Features of images.
 
         Args:
@@ -94,7 +183,7 @@ class MobileClipModel(keras.Model):
         features = self.image_encoder(ops.convert_to_tensor(images), training=False)
         return unit_length(features) if normalize else features
 
-    def encode_text(self, tokens, normalize: bool = True):
+    def encode_text(self, tokens: Any, normalize: bool = True) -> Tensor:
         """Features of texts.
 
         Args:
@@ -109,7 +198,7 @@ class MobileClipModel(keras.Model):
         features = self.text_encoder(ops.convert_to_tensor(tokens), training=False)
         return unit_length(features) if normalize else features
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         known = {"image": self.image_encoder, "text": self.text_encoder}
         unknown = [key for key in inputs if known.get(key) is None] if isinstance(inputs, dict) else [type(inputs)]
         if unknown or not inputs:
@@ -118,10 +207,39 @@ class MobileClipModel(keras.Model):
         outputs = {}
         for key in inputs:
             outputs[f"{key}_features"] = unit_length(known[key](inputs[key], training=training))
-        outputs["logit_scale"] = ops.minimum(ops.exp(self.logit_scale), MAX_LOGIT_SCALE)
+        outputs["logit_scale"] = self.scale()
         return outputs
 
-    def build(self, input_shape=None):
+    def scale(self) -> Any:
+        """What similarities are multiplied with, a scalar tensor: exp(logit_scale), at most 100."""
+        return ops.minimum(ops.exp(self.logit_scale), MAX_LOGIT_SCALE)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Keras's `predict`: the outputs for arrays, a dataset or a generator, as NumPy arrays."""
+        outputs = self.feature_model().predict(x, *args, **kwargs)
+        return {**outputs, "logit_scale": ops.convert_to_numpy(self.scale())}
+
+    def feature_model(self) -> FeatureModel:
+        """What `predict` runs: this model without its logit scale. (Keras would save a property's model.)"""
+        if self._feature_model is None:
+            made = FeatureModel(self)
+            self._feature_model = lambda: made
+        return self._feature_model()
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """What `fit` makes small: the loss given to `compile`; where none was, the contrastive one over the
+        pairs of a batch, which needs both images and texts and no targets. The towers' own losses are added."""
+        if self.loss is not None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not {"image_features", "text_features"} <= y_pred.keys():
+            raise ValueError("The contrastive loss needs pairs: a batch with both 'image' and 'text'.")
+        pairs = (y_pred["image_features"], y_pred["text_features"])
+        loss = contrastive_loss(*pairs, y_pred["logit_scale"], sample_weight)
+        return sum((ops.cast(ops.sum(own), loss.dtype) for own in self.losses), loss)
+
+    def build(self, input_shape: Any = None) -> None:
         """Nothing: the towers and the logit scale exist from the start."""
 
     def reparameterize(self, form: str = "inference") -> "MobileClipModel":
@@ -135,7 +253,7 @@ class MobileClipModel(keras.Model):
         """The form of the towers, one of architectures.FORMS."""
         return (self.image_encoder if self.image_encoder is not None else self.text_encoder).form
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
@@ -146,14 +264,14 @@ class MobileClipModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         config = dict(config)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
         return cls(**config)
 
 
-def create_mobile_clip_model(variant: str, **kwargs) -> MobileClipModel:
+def create_mobile_clip_model(variant: str, **kwargs: Any) -> MobileClipModel:
     """The same as `MobileClipModel.from_variant`."""
     return MobileClipModel.from_variant(variant, **kwargs)
 
@@ -164,7 +282,7 @@ def check_towers(towers: str) -> None:
         raise ValueError(f"towers must be 'both', 'image' or 'text', not {towers!r}.")
 
 
-def unit_length(features):
+def unit_length(features: Tensor) -> Tensor:
     """Features scaled to length 1, computed in float32 at least. Zero stays zero."""
     dtype = keras.backend.standardize_dtype(features.dtype)
     if dtype in ("float16", "bfloat16"):

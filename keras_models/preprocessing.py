@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from .errors import MobileClipError
 from .image_geometry import centre_offset, resized_size
 from .image_reading import ImageError, read_image
-from .registry import get_variant
+from .pretrained import files_of, meaning
+from .registry import Variant, get_variant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,12 +31,13 @@ STEPS = ("do_resize", "do_center_crop", "do_convert_rgb", "do_rescale", "do_norm
 class ImagePreprocessor:
     """Resizes the shortest side, crops the centre, and normalises: equal, bit for bit, to torchvision's
     `Resize(image_size, interpolation)`, `CenterCrop(image_size)`, conversion to RGB, `ToTensor()` and
-    `Normalize(mean, std)`, in this order, on the upright Pillow image. It is what open_clip does, but for two things:
-    the image is turned upright first where its EXIF data says so, and 16-bit grey is scaled to 8 bits, not clipped.
+    `Normalize(mean, std)`, in this order, on the upright Pillow image. It is what open_clip does, but for two
+    things: the image is turned upright first where its EXIF data says so, and 16-bit grey is scaled to 8
+    bits, not clipped.
 
-    Colours are Pillow's `convert("RGB")`, after resizing: transparency is dropped (not laid over a background), and
-    an image with a palette is resized by its nearest pixels, as Pillow knows no other way; convert it to RGB
-    beforehand for a smoother one. Of an animation, the first frame counts.
+    Colours are Pillow's `convert("RGB")`, after resizing: transparency is dropped (not laid over a
+    background), and an image with a palette is resized by its nearest pixels, as Pillow knows no other way;
+    convert it to RGB beforehand for a smoother one. Of an animation, the first frame counts.
 
     Args:
         image_size: height and width of the result, in pixels.
@@ -53,7 +55,7 @@ class ImagePreprocessor:
         image_size: int = 256,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
-        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        interpolation: str = "bilinear",
     ) -> None:
         if not isinstance(image_size, int) or image_size < 1:
             raise ValueError(f"image_size must be a positive integer, not {image_size!r}.")
@@ -64,7 +66,7 @@ class ImagePreprocessor:
         self.std = _three("std", std)
         if 0 in self.std:
             raise ValueError(f"std must not hold 0, but is {self.std}.")
-        self.interpolation: Literal["bilinear", "bicubic"] = interpolation
+        self.interpolation = interpolation
 
     @classmethod
     def from_variant(cls, name: str) -> Self:
@@ -77,15 +79,39 @@ class ImagePreprocessor:
         return cls(variant.image_size, variant.mean, variant.std, variant.interpolation)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Self:
-        """The preprocessing of a converted folder, or of a variant.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """The preprocessing of a converted folder, of a repository on the Hub, or of a variant.
+
+        Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
 
         Raises:
-            MobileClipError: the folder holds no preprocessing, or one of another kind; or `name` is neither.
+            MobileClipError: the folder or repository holds no preprocessing, or one of another kind; or
+                `name` is nothing of the kind.
+            ValueError: a `revision` of something other than a repository.
         """
-        if Path(name).is_dir():
-            return cls._from_folder(Path(name))
-        return cls.from_variant(str(name))
+        match meaning(name, revision):
+            case Path() as folder:
+                return cls._from_folder(folder)
+            case Variant() as variant:
+                return cls.from_variant(variant.name)
+            case repo:
+                folder = files_of(
+                    repo,
+                    [CONFIG_FILE],
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                )
+                return cls._from_folder(folder)
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:
@@ -100,17 +126,23 @@ class ImagePreprocessor:
             raise MobileClipError(f"{path} cannot be followed: {error}") from error
 
     @classmethod
-    def _from_config(cls, config: dict[str, Any]) -> Self:
+    def _from_config(cls, config: Any) -> Self:
+        if not isinstance(config, dict):
+            raise ValueError("it is not a JSON object.")
         left_out = [step for step in STEPS if not config.get(step, True)]
         if left_out:
             raise ValueError(f"it sets {' and '.join(left_out)} to false.")
-        size = config["size"]["shortest_edge"]
-        if config["crop_size"] != {"height": size, "width": size}:
-            raise ValueError(f"crop_size must be the square of the shortest edge, {size} × {size}.")
+        size, crop = config["size"], config["crop_size"]
+        edge = size.get("shortest_edge") if isinstance(size, dict) else None
+        if edge is None or crop != {"height": edge, "width": edge}:
+            raise ValueError(
+                'size must be {"shortest_edge": n} and crop_size {"height": n, "width": n}, '
+                f"but they are {size} and {crop}."
+            )
         names = {number: name for name, number in RESAMPLE.items()}
         if config["resample"] not in names:
             raise ValueError(f"resample must be 2 (bilinear) or 3 (bicubic), not {config['resample']!r}.")
-        return cls(size, config["image_mean"], config["image_std"], names[config["resample"]])
+        return cls(edge, config["image_mean"], config["image_std"], names[config["resample"]])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `preprocessor_config.json`, with the fields of Hugging Face's CLIPImageProcessor."""
@@ -133,13 +165,13 @@ class ImagePreprocessor:
         """float32 (batch, image_size, image_size, 3); one image is a batch of one.
 
         Args:
-            images: one image, a list or tuple of images, or an array (batch, height, width, channels). An image is
-                a path, the bytes of an image file, a file opened in binary mode, a Pillow image, or an array
-                (height, width) or (height, width, 1, 3 or 4) of uint8, uint16, bool, or float in [0, 1], which is
-                rounded to 8 bits.
+            images: one image, a list or tuple of images, or an array (batch, height, width, channels). An
+                image is a path, the bytes of an image file, a file opened in binary mode, a Pillow image, or
+                an array (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or float in
+                [0, 1], which is rounded to 8 bits.
 
         Raises:
-            ImageError: an image is missing, damaged, too large, or not in the form above; the message names it.
+            ImageError: an image is missing, damaged, too large, or not as above; the message names it.
             TypeError: an image is something else altogether.
         """
         sources = _listed(images)
@@ -161,7 +193,8 @@ class ImagePreprocessor:
         size = self.image_size
         height, width = resized_size(image.height, image.width, min(image.size), size)
         if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:
-            raise ImageError(f"{name} is too narrow: {image.width} × {image.height} pixels would become {width} × {height}.")
+            sizes = f"{image.width} × {image.height} would become {width} × {height}"
+            raise ImageError(f"{name} is too narrow: {sizes}.")
         try:
             image = image.resize((width, height), Image.Resampling(RESAMPLE[self.interpolation]))
             left, top = centre_offset(width, size), centre_offset(height, size)
@@ -170,8 +203,9 @@ class ImagePreprocessor:
             raise ImageError(f"{name} cannot be converted to RGB: {error}") from error
 
     def _normalised(self, image: "Image.Image") -> "NDArray[np.float32]":
-        values = np.asarray(image).astype(np.float32) / np.float32(255)
-        return (values - np.float32(self.mean)) / np.float32(self.std)
+        # Every step in float32, as in torchvision.
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (np.asarray(image).astype(np.float32) / np.float32(255) - mean) / std
 
     def __repr__(self) -> str:
         return f"ImagePreprocessor({self.image_size}, {self.mean}, {self.std}, {self.interpolation!r})"

@@ -13,20 +13,22 @@ FINE = 2.0**22
 COARSE = 2.0**11
 
 
-# Rescaling is Keras's public layer that also runs inside a tf.data pipeline whatever backend Keras is on; this one
-# resizes and crops before rescaling.
+# Rescaling is Keras's public layer that also runs inside a tf.data pipeline whatever backend Keras is on;
+# this one resizes and crops before rescaling.
 @keras.saving.register_keras_serializable("mobileclip_keras")
 class PreprocessingLayer(keras.layers.Rescaling):
     """Resizes the shortest side, crops the centre, and normalises, with Pillow's arithmetic in tensors.
 
-    Takes RGB images (height, width, 3) or (batch, height, width, 3) of any size, integers or floats in 0…255 (as
-    `tf.io.decode_jpeg` and `keras.utils.image_dataset_from_directory` give; multiply floats in [0, 1] by 255 first),
-    and gives float32 (image_size, image_size, 3), with the batch where there was one.
+    Takes RGB images (height, width, 3) or (batch, height, width, 3) of any size, integers or floats in 0…255
+    (as `tf.io.decode_jpeg` and `keras.utils.image_dataset_from_directory` give; multiply floats in [0, 1] by
+    255 first), and gives float32 (image_size, image_size, 3), with the batch where there was one.
 
-    Against `ImagePreprocessor` on decoded 8-bit pixels: every resized pixel has the same 8-bit value, and what
-    is left is float32 rounding of the last multiplication. Measured on the eight photographs of verify/photos in three
-    sizes, both filters, on TensorFlow, JAX and PyTorch: at most 1.4e-7, on average 1.5e-8, in units of [0, 1]. Decoders
-    may differ more than that: TensorFlow's and Pillow's JPEG decoding need not agree to the last bit.
+    Against `ImagePreprocessor` on the same pixels, every resized pixel has the same 8-bit value, and what is
+    left is float32 rounding of the last multiplication. Measured on the eight photographs of verify/photos in
+    three sizes, with both filters, on TensorFlow, JAX and PyTorch: at most 1.4e-7, on average 1.5e-8, in
+    units of [0, 1]. One exception: images more than twice as tall as wide, which Pillow 13 shrinks in the
+    other order; there one value in nine differs, by one step of 1/255, rarely two, on average 0.0005. JPEG
+    decoders may differ more than that among themselves.
 
     It rounds to 8 bits, so no gradient passes through. JAX compiles it anew for every image size.
 
@@ -73,7 +75,8 @@ class PreprocessingLayer(keras.layers.Rescaling):
         new_height, new_width = resized_size(height, width, shortest, self.image_size)
 
         images = self.backend.cast(inputs, "float32")
-        # Pillow's order: the width first. Taps are gathered along the first side, where they lie together.
+        # The width first, as in Pillow up to 12 and, for all but tall images, after it. Taps are gathered
+        # along the first side, where they lie together.
         images = self.backend.numpy.swapaxes(images, -3, -2)
         images = self._resampled(images, *self._taps(arange, width, new_width))
         images = self.backend.numpy.swapaxes(images, -3, -2)
@@ -81,17 +84,19 @@ class PreprocessingLayer(keras.layers.Rescaling):
         return super().call(images)
 
     def _taps(self, arange: Callable[..., Any], old: Any, new: Any) -> tuple[Any, Any]:
-        """Which of the `old` pixels of a side each of the middle `image_size` of the `new` is made of, and how much
-        of each: two arrays (image_size, taps).
+        """Which of the `old` pixels of a side each of the middle `image_size` of the `new` is made of, and
+        how much of each: two arrays (image_size, taps).
 
-        Pillow's filters (src/libImaging/Resample.c): half-pixel centres, widened when shrinking. All in float64, and
-        with operators alone, which NumPy and TensorFlow share; Keras's functions turn TensorFlow's float64 into
-        float32 when Keras itself runs on another backend.
+        Pillow's filters (src/libImaging/Resample.c): half-pixel centres, widened when shrinking. All in
+        float64, and with operators alone, which NumPy and TensorFlow share; Keras's functions turn
+        TensorFlow's float64 into float32 when Keras itself runs on another backend.
         """
         reach, curve = FILTERS[self.interpolation]
         scale = old / new
         widening = 1 + _positive(scale - 1)
-        centres = (arange(self.image_size, dtype="float64")[:, None] + centre_offset(new, self.image_size) + 0.5) * scale
+        centres = (
+            arange(self.image_size, dtype="float64")[:, None] + centre_offset(new, self.image_size) + 0.5
+        ) * scale
         taps = arange(2 * reach * widening // 1 + 2, dtype="float64")
         pixels = (centres - reach * widening + 0.5) // 1 + taps
         inside = _clipped(pixels + 1, 0, 1) * _clipped(old - pixels, 0, 1)
@@ -104,9 +109,10 @@ class PreprocessingLayer(keras.layers.Rescaling):
     def _resampled(self, images: Any, pixels: Any, weights: Any) -> Any:
         """Weighted sums along the first side, rounded to 8 bits, without any other rounding.
 
-        Pillow sums in integers. Two sums in float32 come to the same: with the weights cut into their first eleven
-        bits and the rest, no product and no sum of theirs needs more bits than float32 has (nor any factor more than
-        TF32 has, which is what GPUs may multiply in), as long as whole parts and fractions are added apart.
+        Pillow sums in integers. Two sums in float32 come to the same: with the weights cut into their first
+        eleven bits and the rest, no product and no sum of theirs needs more bits than float32 has (nor any
+        factor more than TF32 has, which is what GPUs may multiply in), as long as whole parts and fractions
+        are added apart.
         """
         xp = self.backend.numpy
         coarse = xp.round(weights * COARSE) / COARSE
@@ -155,4 +161,7 @@ def _cubic(distance: Any) -> Any:
 
 
 # How far a filter reaches, in pixels of whichever image is the coarser, and its curve.
-FILTERS: dict[str, tuple[float, Callable[[Any], Any]]] = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic)}
+FILTERS: dict[str, tuple[float, Callable[[Any], Any]]] = {
+    "bilinear": (1.0, _triangle),
+    "bicubic": (2.0, _cubic),
+}

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import MobileClipError
 
@@ -99,10 +100,10 @@ def _timm(repo: str) -> HubFile:
 # ViT: LayerNorms with 1e-5, and a first convolution (4 x 4, stride 4) padded by one pixel. MobileCLIP2-B was trained
 # in open_clip on timm's: 1e-6, and no padding. open_clip runs all three timm's way, also B and B-LT, which moves
 # their logits on random images by up to about 0.1; here each is run as it was trained.
-_VIT_OF_APPLE = {"image_norm_epsilon": 1e-5, "image_stem_padding": 1}
-_VIT_OF_TIMM = {"image_norm_epsilon": 1e-6, "image_stem_padding": 0}
+_VIT_OF_APPLE: dict[str, Any] = {"image_norm_epsilon": 1e-5, "image_stem_padding": 1}
+_VIT_OF_TIMM: dict[str, Any] = {"image_norm_epsilon": 1e-6, "image_stem_padding": 0}
 
-_OPENAI = {"mean": OPENAI_MEAN, "std": OPENAI_STD}
+_OPENAI: dict[str, Any] = {"mean": OPENAI_MEAN, "std": OPENAI_STD}
 
 _ALL = (
     Variant(
@@ -303,8 +304,8 @@ VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 def get_variant(name: str) -> Variant:
     """The variant that `name` means, however it is spelled.
 
-    Case, separators, the publisher ("apple/" or "timm/"), a file ending and a converted copy's "-keras" are passed over:
-    "s2", "MobileCLIP-S2", "apple/MobileCLIP2-S2", "2-s2" and "mobileclip2_s2.pt" are all understood.
+    Case, separators, the publisher ("apple/" or "timm/"), a file ending and a converted copy's "-keras" are passed
+    over: "s2", "MobileCLIP-S2", "apple/MobileCLIP2-S2", "2-s2" and "mobileclip2_s2.pt" are all understood.
 
     Raises:
         UnknownVariantError: listing the known ones, nearest first.

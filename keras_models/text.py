@@ -1,11 +1,14 @@
 """The text backbones: MobileCLIP's transformers and S0's RepMixer hybrid (arXiv 2311.17049, section 4.2)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from .architectures import TextConfig
 from .layers.blocks import RepMixerBlock, TransformerBlock
 from .layers.initializers import normal
+from .types import Shape, Tensor
 
 
 class TextBackbone(keras.layers.Layer):
@@ -21,19 +24,19 @@ class TextBackbone(keras.layers.Layer):
     Outputs: float (batch, width).
     """
 
-    def __init__(self, config: TextConfig, form: str = "train", **kwargs):
+    def __init__(self, config: TextConfig, form: str = "train", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
         policy = {"dtype": self.dtype_policy}
         self.token_embedding = keras.layers.Embedding(
             config.vocab_size, config.width, embeddings_initializer=normal(), name="token_embedding", **policy
         )
-        self.blocks = []
+        self.blocks: list[Any] = []
         for index, kind in enumerate(config.blocks):
             name = f"blocks_{index}"
             if kind == "repmixer":
                 kernel = (1, config.mixer_kernel)
-                block = RepMixerBlock(
+                block: Any = RepMixerBlock(
                     config.width, 4 * config.width, kernel, kernel, False, form=form, name=name, **policy
                 )
             else:
@@ -41,7 +44,7 @@ class TextBackbone(keras.layers.Layer):
             self.blocks.append(block)
         self.final_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="final_norm", **policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         width = self.config.width
         self.token_embedding.build(input_shape)
         self.positional_embedding = self.add_weight(
@@ -51,13 +54,13 @@ class TextBackbone(keras.layers.Layer):
             block.build((None, 1, None, width) if kind == "repmixer" else (None, None, width))
         self.final_norm.build((None, None, width))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         states = self._embed(inputs)
         for index in range(len(self.blocks)):
             states = self._apply(index, states, training)
         return self.final_norm(self.at_end_of_text(states, inputs))
 
-    def stage_outputs(self, inputs):
+    def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for a token batch."""
         states = self._embed(inputs)
         outputs = {"embeddings": states}
@@ -66,21 +69,21 @@ class TextBackbone(keras.layers.Layer):
         outputs["norm"] = self.final_norm(states)
         return outputs
 
-    def _embed(self, tokens):
+    def _embed(self, tokens: Tensor) -> Tensor:
         positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
         return self.token_embedding(tokens) + positions
 
-    def _apply(self, index, states, training):
+    def _apply(self, index: int, states: Tensor, training: bool | None) -> Tensor:
         block = self.blocks[index]
         if self.config.blocks[index] != "repmixer":
             return block(states)
         # A sentence is an image one pixel high.
         return ops.squeeze(block(ops.expand_dims(states, 1), training=training), 1)
 
-    def at_end_of_text(self, states, tokens):
+    def at_end_of_text(self, states: Tensor, tokens: Tensor) -> Tensor:
         """(batch, width): each text's state at its largest token id."""
         end = ops.argmax(tokens, axis=-1)[:, None, None]
         return ops.squeeze(ops.take_along_axis(states, end, axis=1), 1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)

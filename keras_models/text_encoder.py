@@ -1,5 +1,8 @@
 """The text tower: a backbone and the projection into the space that it shares with images."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +10,7 @@ from .architectures import TEXT_TOWERS
 from .layers.initializers import normal
 from .registry import get_variant
 from .text import TextBackbone
+from .types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -32,8 +36,8 @@ class MobileClipTextEncoder(keras.Model):
         embed_dim: int = 512,
         form: str = "train",
         name: str = "text_encoder",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         if backbone not in TEXT_TOWERS:
             raise ValueError(f"{backbone!r} is no text backbone. Give one of {', '.join(TEXT_TOWERS)}.")
@@ -52,27 +56,34 @@ class MobileClipTextEncoder(keras.Model):
         self.build((None, self.context_length))
 
     @classmethod
-    def from_variant(cls, variant: str, form: str = "train", **kwargs) -> "MobileClipTextEncoder":
+    def from_variant(cls, variant: str, form: str = "train", **kwargs: Any) -> "MobileClipTextEncoder":
         """The untrained text tower of a variant ("s2", "MobileCLIP2-B", ...)."""
         found = get_variant(variant)
         return cls(**{"backbone": found.text_tower, "embed_dim": found.embed_dim, "form": form, **kwargs})
 
-    def build(self, input_shape):
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "MobileClipTextEncoder":
+        """The trained text tower alone. Options: those of `MobileClipModel.from_pretrained` but `towers`."""
+        from .loading import load_pretrained
+
+        return load_pretrained(name, towers="text", **options).text_encoder
+
+    def build(self, input_shape: Shape) -> None:
         self.backbone.build(input_shape)
         self.projection.build(self.backbone.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
         return self.projection(self.backbone(inputs, training=training))
 
-    def stage_outputs(self, inputs) -> dict:
+    def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for a token batch, by name, in order; the last is "features"."""
         inputs = ops.convert_to_tensor(inputs, dtype="int32")
         outputs = self.backbone.stage_outputs(inputs)
         outputs["features"] = self.projection(self.backbone.at_end_of_text(outputs["norm"], inputs))
         return outputs
 
-    def _check(self, tokens) -> None:
+    def _check(self, tokens: Tensor) -> None:
         if len(tokens.shape) != 2 or (tokens.shape[1] or 0) > self.context_length:
             raise ValueError(
                 f"Tokens must have the shape (batch, length) with at most {self.context_length} a row, not "
@@ -81,10 +92,10 @@ class MobileClipTextEncoder(keras.Model):
         if "int" not in keras.backend.standardize_dtype(tokens.dtype):
             raise ValueError(f"Tokens must be integers, not {keras.backend.standardize_dtype(tokens.dtype)}.")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "backbone": self.tower,
             "embed_dim": self.embed_dim,

@@ -10,7 +10,8 @@ import numpy as np
 
 from . import clip_bpe
 from .errors import MobileClipError
-from .registry import get_variant
+from .pretrained import files_of, meaning
+from .registry import Variant
 
 if TYPE_CHECKING:
     import tokenizers
@@ -23,8 +24,8 @@ CONFIG_FILE = "tokenizer_config.json"
 class Tokenizer:
     """CLIP's byte-pair tokenizer, giving the same ids as open_clip's for any text.
 
-    A row is the start token, the text's ids, the end token, then zeros up to `context_length`. A text that is too
-    long is cut, and its last id becomes the end token.
+    A row is the start token, the text's ids, the end token, then zeros up to `context_length`. A text that is
+    too long is cut, and its last id becomes the end token.
 
     Args:
         context_length: ids in a row, at least 2; every MobileCLIP text tower takes 77.
@@ -43,16 +44,39 @@ class Tokenizer:
         self.context_length = _checked_length(context_length)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Self:
-        """The tokenizer of a converted folder, or of a variant ("s2"): every variant has the same.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """The tokenizer of a converted folder, a repository on the Hub, or a variant: all have the same.
+
+        Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
 
         Raises:
-            MobileClipError: the folder holds no tokenizer, or another model's; or `name` is neither.
+            MobileClipError: the folder or repository holds no tokenizer, or another model's; or `name` is
+                nothing of the kind.
+            ValueError: a `revision` of something other than a repository.
         """
-        if Path(name).is_dir():
-            return cls._from_folder(Path(name))
-        get_variant(str(name))
-        return cls()
+        match meaning(name, revision):
+            case Path() as folder:
+                return cls._from_folder(folder)
+            case Variant():
+                return cls()
+            case repo:
+                folder = files_of(
+                    repo,
+                    [TOKENIZER_FILE, CONFIG_FILE],
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                )
+                return cls._from_folder(folder)
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:
@@ -72,7 +96,7 @@ class Tokenizer:
         return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json`, which the `tokenizers` library loads as it is, and `tokenizer_config.json`."""
+        """Writes `tokenizer.json`, as the `tokenizers` library loads it, and `tokenizer_config.json`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {

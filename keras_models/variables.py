@@ -1,9 +1,11 @@
 """The variables of a model by name."""
 
+from typing import Any
+
 import keras
 
 
-def variables_by_name(model) -> dict[str, keras.Variable]:
+def variables_by_name(model: Any) -> dict[str, keras.Variable]:
     """Every variable of a MobileClipModel by its path below the model, in the order of the forward pass.
 
     Names are those of the weight tables: "logit_scale", "image_encoder/backbone/stem_0/...",

@@ -4,15 +4,18 @@ Sources: ViT (arXiv 2010.11929), convolutional stems (arXiv 2106.14881), MobileC
 CLIP (arXiv 2103.00020, section 2.4).
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from .architectures import ViTConfig
 from .layers.blocks import TransformerBlock
 from .layers.branches import gelu
-from .layers.convolution import Convolution, ConvNorm
+from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import normal
 from .layers.positions import resize_positions
+from .types import Shape, Tensor
 
 
 class VisionTransformer(keras.layers.Layer):
@@ -29,13 +32,15 @@ class VisionTransformer(keras.layers.Layer):
     Outputs: the normalised class token, (batch, width of the transformer).
     """
 
-    def __init__(self, config: ViTConfig, epsilon: float, stem_padding: int, form: str = "train", **kwargs):
+    def __init__(
+        self, config: ViTConfig, epsilon: float, stem_padding: int, form: str = "train", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config
         policy = {"dtype": self.dtype_policy}
-        self.patch_embed = []
+        self.patch_embed: list[Any] = []
         for index, (filters, kernel) in enumerate(config.stem):
-            conv = {
+            conv: dict[str, Any] = {
                 "filters": filters,
                 "kernel_size": (kernel, kernel),
                 "strides": kernel,
@@ -62,7 +67,7 @@ class VisionTransformer(keras.layers.Layer):
         """Patches along each side of an image of the config's size."""
         return self.config.image_size // self.config.patch_size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shape = input_shape
         for part in self.patch_embed:
             part.build(shape)
@@ -76,13 +81,13 @@ class VisionTransformer(keras.layers.Layer):
             if part is not None:
                 part.build(sequence)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         tokens = self._embed(inputs, training)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 0])
 
-    def stage_outputs(self, inputs):
+    def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
         tokens = self._embed(inputs, training=False)
         outputs = {"embeddings": tokens}
@@ -91,7 +96,7 @@ class VisionTransformer(keras.layers.Layer):
         outputs["norm"] = self.norm(tokens)
         return outputs
 
-    def _embed(self, inputs, training):
+    def _embed(self, inputs: Tensor, training: bool | None) -> Tensor:
         """Patches with positions behind the class token: (batch, 1 + patches, width)."""
         patches = inputs
         for index, part in enumerate(self.patch_embed):
@@ -111,5 +116,5 @@ class VisionTransformer(keras.layers.Layer):
         tokens = ops.concatenate([class_token, patches], axis=1)
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)

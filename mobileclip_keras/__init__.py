@@ -7,15 +7,20 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import wrapt
+
 if TYPE_CHECKING:
+    from .converters.embedding_files import Embeddings as Embeddings
     from .keras_models.errors import MobileClipError as MobileClipError
     from .keras_models.image_encoder import ImageProjectionHead as ImageProjectionHead
     from .keras_models.image_encoder import MobileClipImageEncoder as MobileClipImageEncoder
     from .keras_models.model import MobileClipModel as MobileClipModel
     from .keras_models.model import create_mobile_clip_model as create_mobile_clip_model
     from .keras_models.preprocessing import ImagePreprocessor as ImagePreprocessor
+    from .keras_models.retrieval import EmbeddingIndex as EmbeddingIndex
     from .keras_models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
     from .keras_models.tokenizer import Tokenizer as Tokenizer
+    from .keras_models.zero_shot import ZeroShotClassifier as ZeroShotClassifier
 
 try:
     __version__ = version("mobileclip-keras")
@@ -23,6 +28,8 @@ except PackageNotFoundError:  # a checkout that has not been installed
     __version__ = "0+unknown"
 
 _HOMES = {
+    "EmbeddingIndex": "keras_models.retrieval",
+    "Embeddings": "converters.embedding_files",
     "ImagePreprocessor": "keras_models.preprocessing",
     "ImageProjectionHead": "keras_models.image_encoder",
     "MobileClipError": "keras_models.errors",
@@ -30,10 +37,18 @@ _HOMES = {
     "MobileClipModel": "keras_models.model",
     "MobileClipTextEncoder": "keras_models.text_encoder",
     "Tokenizer": "keras_models.tokenizer",
+    "ZeroShotClassifier": "keras_models.zero_shot",
     "create_mobile_clip_model": "keras_models.model",
 }
 
 __all__ = ["__version__", *_HOMES]
+
+
+@wrapt.when_imported("keras")
+def _register(_: Any) -> None:
+    """Makes the models known to `keras.saving.load_model` as soon as Keras is there, before or after this package."""
+    for module in ("keras_models.model", "keras_models.preprocessing_layer"):
+        import_module(f".{module}", __name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ DEFAULTS = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",  # set it to 0 to run the suite on a GPU
+    "OMP_WAIT_POLICY": "PASSIVE",  # PyTorch's idle threads would spin, and take the cores from the others
     "JAX_ENABLE_X64": "1",  # else JAX turns float64 into float32 without a word
 }
 for name, value in DEFAULTS.items():

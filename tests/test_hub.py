@@ -114,9 +114,7 @@ def test_a_dry_run_writes_nothing(hub, folder):
     )
     assert hub.repositories == {}
     commit = upload_folder(folder, REPO).commit
-    assert upload_folder(folder, REPO, dry_run=True) == UploadResult(
-        f"{hub.endpoint}/{REPO}", commit, (), FILES
-    )
+    assert upload_folder(folder, REPO, dry_run=True) == UploadResult(f"{hub.endpoint}/{REPO}", commit, (), FILES)
     (folder / "config.json").write_text("{}")
     result = upload_folder(folder, REPO, tag="v1", revision="next", dry_run=True)
     assert (result.commit, result.files_uploaded) == (None, ("config.json",))

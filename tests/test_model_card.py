@@ -63,10 +63,7 @@ def test_every_variant_has_a_card_that_can_be_published(variant):
     adverb = {"bilinear": "bilinearly", "bicubic": "bicubically"}[variant.interpolation]
     assert f"{variant.image_size} × {variant.image_size} pixels, resized {adverb}," in facts
     assert all(f"{value:.8g}" in facts for value in (*variant.mean, *variant.std))
-    assert (
-        f"{variant.imagenet_top1:.1f} %: Apple's published number for the original, not measured here"
-        in facts
-    )
+    assert f"{variant.imagenet_top1:.1f} %: Apple's published number for the original, not measured here" in facts
 
 
 def test_what_the_licence_asks_for_is_said():

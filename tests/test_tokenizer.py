@@ -65,8 +65,9 @@ NASTY = [
     "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd",
     "\u2160\u2161\u216b \u00bd\u00b2\u00b3 \u3007 \u4e00 \u2460 \U0001d7d8\U0001d7ff",
     "12345 1,234.56 0x1F 3rd 1/2",
-    "\U0001f600\U0001f601 \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f44d\U0001f3fd \U0001f1eb\U0001f1f7",
-    "\u2764\ufe0f \u2764 1\ufe0f\u20e3 \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+    "\U0001f600\U0001f601 \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f1eb\U0001f1f7",
+    "\U0001f44d\U0001f3fd \u2764\ufe0f \u2764 1\ufe0f\u20e3",
+    "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
     "\U0001d400\U0001d4d0\U0001d504 \U00010400\U00010428",
     "\ud800 lone \udfff surrogates \ud83d\ude00",
     "\ufffd \ufffe \uffff \U0010ffff \U000e0001 \ue000",
@@ -94,19 +95,21 @@ NASTY = [
     "\n\n\n a \t photo \r\n of \x0b a \x0c cat \n\n",
 ]
 
-WORDS = (
-    "a an the photo picture of cat dog red car on in with snow bright blurry man's woman's can't it's they're "
-    "drawing sculpture 2nd 1990s New York caf\u00e9 na\u00efve fianc\u00e9e jalape\u00f1o S\u00e3o Z\u00fcrich"
-).split()
-SPECIALS = ["<start_of_text>", "<end_of_text>", "<Start_Of_Text>", "<\u017ftart_of_text>", "<|endoftext|>", "</w>"]
-SPACES = [" ", "  ", "\t", "\n", "\r\n", "\x0b", "\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\u3000", "\u200b", ""]
+CAPTION = """
+a an the photo picture of cat dog red car on in with snow bright blurry man's woman's can't it's they're
+drawing sculpture 2nd 1990s New York café naïve fiancée jalapeño São Zürich
+"""
+WORDS = CAPTION.split()
+SPECIALS = ["<start_of_text>", "<end_of_text>", "<Start_Of_Text>", "<\u017ftart_of_text>", "</w>"]
+SPACES = [*" \t\n\x0b\x1c\x85\xa0\u2003\u2028\u3000\u200b", "  ", "\r\n", ""]
 BLOCKS = [  # first and last code point of scripts, symbols, marks and numbers
-    (0x0020, 0x007E), (0x0000, 0x001F), (0x007F, 0x00A0), (0x00A1, 0x024F), (0x0250, 0x036F), (0x0370, 0x03FF),
-    (0x0400, 0x052F), (0x0531, 0x05FF), (0x0600, 0x077F), (0x0900, 0x0DFF), (0x0E00, 0x0EFF), (0x1000, 0x11FF),
-    (0x1200, 0x139F), (0x13A0, 0x13FF), (0x1AB0, 0x1AFF), (0x1C80, 0x1CBF), (0x1D00, 0x1FFF), (0x2000, 0x2BFF),
-    (0x2C00, 0x2E7F), (0x3000, 0x30FF), (0x3400, 0x9FFF), (0xA640, 0xABFF), (0xAC00, 0xD7A3), (0xD800, 0xDFFF),
-    (0xE000, 0xFFFF), (0x10000, 0x10FFF), (0x11000, 0x16FFF), (0x1D400, 0x1D7FF), (0x1E900, 0x1EFFF),
-    (0x1F000, 0x1FAFF), (0x20000, 0x323AF), (0xE0000, 0xE01EF), (0x100000, 0x10FFFF),
+    (0x0020, 0x007E), (0x0000, 0x001F), (0x007F, 0x00A0), (0x00A1, 0x024F), (0x0250, 0x036F),
+    (0x0370, 0x03FF), (0x0400, 0x052F), (0x0531, 0x05FF), (0x0600, 0x077F), (0x0900, 0x0DFF),
+    (0x0E00, 0x0EFF), (0x1000, 0x11FF), (0x1200, 0x139F), (0x13A0, 0x13FF), (0x1AB0, 0x1AFF),
+    (0x1C80, 0x1CBF), (0x1D00, 0x1FFF), (0x2000, 0x2BFF), (0x2C00, 0x2E7F), (0x3000, 0x30FF),
+    (0x3400, 0x9FFF), (0xA640, 0xABFF), (0xAC00, 0xD7A3), (0xD800, 0xDFFF), (0xE000, 0xFFFF),
+    (0x10000, 0x10FFF), (0x11000, 0x16FFF), (0x1D400, 0x1D7FF), (0x1E900, 0x1EFFF), (0x1F000, 0x1FAFF),
+    (0x20000, 0x323AF), (0xE0000, 0xE01EF), (0x100000, 0x10FFFF),
 ]  # fmt: skip
 
 
@@ -129,7 +132,15 @@ def _entity(rng: random.Random) -> str:
 
 
 def _mojibake(rng: random.Random) -> str:
-    text = rng.choice(["\u201cna\u00efve\u201d", "caf\u00e9 \u2014 d\u00e9j\u00e0", "\U0001f600", "\u65e5\u672c", "M\u00fcnchen\u2026"])
+    text = rng.choice(
+        [
+            "\u201cna\u00efve\u201d",
+            "caf\u00e9 \u2014 d\u00e9j\u00e0",
+            "\U0001f600",
+            "\u65e5\u672c",
+            "M\u00fcnchen\u2026",
+        ]
+    )
     return text.encode("utf-8").decode(rng.choice(["latin-1", "cp1252", "cp437", "cp1251"]), errors="replace")
 
 
@@ -140,7 +151,9 @@ def _contraction(rng: random.Random) -> str:
 
 
 def _marks(rng: random.Random) -> str:
-    return rng.choice("aeio\u0430\u0915\u05d0 ") + "".join(chr(rng.randint(0x300, 0x36F)) for _ in range(rng.randint(1, 6)))
+    return rng.choice("aeio\u0430\u0915\u05d0 ") + "".join(
+        chr(rng.randint(0x300, 0x36F)) for _ in range(rng.randint(1, 6))
+    )
 
 
 def _emoji(rng: random.Random) -> str:
@@ -151,12 +164,23 @@ def _emoji(rng: random.Random) -> str:
 
 
 def _number(rng: random.Random) -> str:
-    digits = rng.choice(["0123456789", "\u0660\u0661\u0669", "\u0966\u096f", "\u2160\u216b\u2180", "\u00bc\u00be\u00b9", "\u3007\u3021\u96f6"])
+    digits = rng.choice(
+        [
+            "0123456789",
+            "\u0660\u0661\u0669",
+            "\u0966\u096f",
+            "\u2160\u216b\u2180",
+            "\u00bc\u00be\u00b9",
+            "\u3007\u3021\u96f6",
+        ]
+    )
     return "".join(rng.choice(digits + ".,") for _ in range(rng.randint(1, 8)))
 
 
 def _letters(rng: random.Random) -> str:
-    alphabet = rng.choice(["abcdefghijklmnopqrstuvwxyz", "aAbB", "!?.,;:-", "etaoinshr", "\u00e9\u00e8\u0130\u0131\u017f\u212a"])
+    alphabet = rng.choice(
+        ["abcdefghijklmnopqrstuvwxyz", "aAbB", "!?.,;:-", "etaoinshr", "\u00e9\u00e8\u0130\u0131\u017f\u212a"]
+    )
     return "".join(rng.choice(alphabet) for _ in range(rng.choice([1, 3, 8, 8, 30])))
 
 
@@ -166,7 +190,8 @@ PIECES: list[Callable[[random.Random], str]] = [
     lambda rng: rng.choice(WORDS).upper(),
     lambda rng: rng.choice(SPECIALS),
     lambda rng: rng.choice(NASTY)[:200],
-    _from_block, _from_block, _any_characters, _entity, _mojibake, _contraction, _marks, _emoji, _number, _letters,
+    _from_block, _from_block, _any_characters,
+    _entity, _mojibake, _contraction, _marks, _emoji, _number, _letters,
 ]  # fmt: skip
 
 
@@ -231,7 +256,7 @@ def test_every_unicode_character_has_open_clips_ids(tokenizer, reference):
 
 @pytest.mark.parametrize("length", [2, 3, 5, 16])
 def test_truncation_and_padding_at_any_length(tokenizer, reference, length):
-    texts = ["", "a", "a b", "a b c", "a b c d", "a b c d e", "supercalifragilistic", "!"] + NASTY
+    texts = ["", "a", "a b", "a b c", "a b c d", "a b c d e", "supercalifragilistic", "!", *NASTY]
     assert differing(tokenizer, reference, texts, context_length=length) == []
     np.testing.assert_array_equal(Tokenizer(context_length=length)(texts), tokenizer(texts, context_length=length))
 
@@ -273,7 +298,14 @@ def test_an_impossible_context_length_is_refused(length):
 
 
 def test_decoding_gives_back_the_cleaned_words(tokenizer, reference):
-    texts = ["A photo of a CAT!", "", "it's 2 caf\u00e9s \U0001f600", "!? !! !", "\u65e5\u672c\u8a9e \ufb01", "</w> x"]
+    texts = [
+        "A photo of a CAT!",
+        "",
+        "it's 2 caf\u00e9s \U0001f600",
+        "!? !! !",
+        "\u65e5\u672c\u8a9e \ufb01",
+        "</w> x",
+    ]
     decoded = tokenizer.decode(tokenizer(texts))
     assert decoded[:3] == ["a photo of a cat !", "", "it 's 2 caf\u00e9s \U0001f600"]
     for text, ours in zip(texts, decoded, strict=True):
@@ -312,7 +344,13 @@ def test_saving_and_loading(tokenizer, tmp_path):
 def test_the_saved_file_works_in_the_tokenizers_library_alone(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     alone = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    texts = ["A photo of a cat!", "it's  2 CAF\u00c9S,\nok? <end_of_text>", "", "dogs and cats " * 60, "\u65e5\u672c \U0001f600"]
+    texts = [
+        "A photo of a cat!",
+        "it's  2 CAF\u00c9S,\nok? <end_of_text>",
+        "",
+        "dogs and cats " * 60,
+        "\u65e5\u672c \U0001f600",
+    ]
     np.testing.assert_array_equal([encoding.ids for encoding in alone.encode_batch(texts)], tokenizer(texts))
     assert alone.decode(alone.encode("A cat!").ids).strip().startswith("a cat !")
 
@@ -373,6 +411,8 @@ def test_pickling(tokenizer):
 def test_importing_is_light():
     code = (
         "import sys; from mobileclip_keras.keras_models.tokenizer import Tokenizer; Tokenizer();"
-        "print([m for m in ('tokenizers', 'ftfy', 'regex', 'keras', 'torch', 'tensorflow') if m in sys.modules])"
+        "heavy = {'tokenizers', 'ftfy', 'regex', 'keras', 'torch', 'tensorflow'};"
+        "print(heavy & {*sys.modules})"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

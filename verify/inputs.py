@@ -46,7 +46,7 @@ def fixed_inputs(variant: Variant) -> Inputs:
     photos = sorted(PHOTOS.glob("*.jpg"))
     prompts = tuple((PHOTOS / "prompts.txt").read_text(encoding="utf-8").split("\n"))
     prompts = tuple(prompt for prompt in prompts if prompt)
-    mean, std = np.float32(variant.mean), np.float32(variant.std)
+    mean, std = np.asarray(variant.mean, np.float32), np.asarray(variant.std, np.float32)
     seeded = (synthetic.images(SEEDED, variant.image_size, seed=0) - mean) / std
     real = ImagePreprocessor.from_variant(variant.name)(photos)
     return Inputs(

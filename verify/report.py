@@ -10,7 +10,7 @@ from .verification import Verification
 
 def render(verification: Verification) -> Group:
     """The tables of a verification, and its verdict."""
-    parts = [_exact(verification), _rounding(verification)]
+    parts: list[Table | Text] = [_exact(verification), _rounding(verification)]
     if verification.convention:
         parts.append(Text(verification.convention))
     verdict = "equal to PyTorch" if verification.passed else "NOT equal to PyTorch"
@@ -32,7 +32,8 @@ def _rounding(verification: Verification) -> Table:
         f"float32, error of logits at scale 100 (rms at most {RMS_RATIO} x PyTorch's own, "
         f"maximum at most {MAX_RATIO:g} x or {LOGIT_FLOOR:.0e})"
     )
-    table = Table("form", "rms", "maximum", "rms ratio", "max ratio", "other top-1", "", title=title, title_justify="left")
+    columns = ("form", "rms", "maximum", "rms ratio", "max ratio", "other top-1", "")
+    table = Table(*columns, title=title, title_justify="left")
     if verification.rounding:
         first = verification.rounding[0]
         table.add_row("PyTorch", _number(first.torch_rms), _number(first.torch_maximum), "1", "1", "0", "")

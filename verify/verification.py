@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import dtypes
 
 from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rounding, stage_errors
 from .inputs import Inputs
@@ -44,7 +45,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        checks = [*self.exact, *self.rounding]
+        checks: list[ExactCheck | RoundingCheck] = [*self.exact, *self.rounding]
         return bool(checks) and all(check.passed for check in checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,9 +89,7 @@ def verify_model(
         inputs: of the variant.
         progress: called with the name of each step before it begins.
     """
-    verification = Verification(
-        variant, keras.backend.backend(), image_names=inputs.image_names, texts=inputs.texts
-    )
+    verification = Verification(variant, keras.backend.backend(), image_names=inputs.image_names, texts=inputs.texts)
     progress("PyTorch in float64")
     torch64 = _torch_features(reference, inputs)
     sample = inputs.sample(SAMPLE)
@@ -118,14 +117,23 @@ def verify_model(
 
 @contextmanager
 def float64_enabled() -> Iterator[None]:
-    """JAX computes in float64 only where it is told to; the other backends always can."""
+    """Within this context float64 stays float64, on every backend.
+
+    JAX narrows it to float32 unless told otherwise; and on JAX and PyTorch, Keras' type promotion narrows the
+    results of matrix products, means and normalisations, whatever the dtype policy says.
+    """
     context: AbstractContextManager[Any] = nullcontext()
     if keras.backend.backend() == "jax":
         import jax
 
         context = jax.enable_x64(True)
-    with context:
-        yield
+    narrowed = dtypes.BIT64_TO_BIT32_DTYPE
+    dtypes.BIT64_TO_BIT32_DTYPE = {**narrowed, "float64": "float64"}
+    try:
+        with context:
+            yield
+    finally:
+        dtypes.BIT64_TO_BIT32_DTYPE = narrowed
 
 
 def _torch_features(reference: "TorchReference", inputs: Inputs) -> Features:
@@ -149,7 +157,7 @@ def _in_batches(encode: Callable[[np.ndarray], Any], array: np.ndarray, size: in
 
 
 def _torch_stages(reference: "TorchReference", inputs: Inputs) -> dict[str, np.ndarray]:
-    stages = {}
+    stages: dict[str, np.ndarray] = {}
     if reference.has_image:
         stages |= {f"image {name}": value for name, value in reference.image_stages(inputs.images).items()}
     if reference.has_text:
@@ -158,7 +166,7 @@ def _torch_stages(reference: "TorchReference", inputs: Inputs) -> dict[str, np.n
 
 
 def _keras_stages(model: "MobileClipModel", inputs: Inputs) -> dict[str, np.ndarray]:
-    stages = {}
+    stages: dict[str, np.ndarray] = {}
     towers = (("image", model.image_encoder, inputs.images), ("text", model.text_encoder, inputs.tokens))
     for kind, encoder, batch in towers:
         if encoder is not None:

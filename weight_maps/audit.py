@@ -42,7 +42,7 @@ def audit(rows: Iterable[Row], source: Shapes, target: Shapes) -> list[Problem]:
             problems.append(Problem("unexpected in the checkpoint", name, f"of shape {_text(source[name])}"))
     for name in target:
         if name not in known_targets:
-            problems.append(Problem("no row for the Keras variable", name, f"of shape {_text(target[name])}"))
+            problems.append(Problem("in the Keras model without a row", name, f"of shape {_text(target[name])}"))
     return problems
 
 

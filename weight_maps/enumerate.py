@@ -5,6 +5,7 @@ from the small dictionaries below. Source names are facts of Apple's, open_clip'
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..keras_models.architectures import FastViTConfig, TextConfig, ViTConfig
 from .axes import source_shape
@@ -26,7 +27,7 @@ BRANCHES = {
     "apple": {"conv_kxk": "rbr_conv.0", "conv_scale": "rbr_scale", "identity": "rbr_skip"},
     "timm": {"conv_kxk": "conv_kxk.0", "conv_scale": "conv_scale", "identity": "identity"},
 }
-FASTVIT = {
+FASTVIT: dict[str, dict[str, Any]] = {
     "apple": {
         "stem": "patch_embed",
         "large_conv": "lkb_origin",
@@ -226,7 +227,7 @@ def projection(apple: str, timm: str, prefix: str, layout: str, inputs: int, emb
 def fastvit(config: FastViTConfig, embed: int, layout: str, form: str) -> Rows:
     """An mci image tower."""
     prefix, layout_names = IMAGE_PREFIX[layout], "apple" if layout == "apple" else "timm"
-    names, common = FASTVIT[layout_names], (layout_names, form)
+    names = FASTVIT[layout_names]
     ours = "image_encoder/backbone"
     first = config.dims[0]
     scale = ("conv_scale",) if config.stem_scale_branch else ()
@@ -236,8 +237,8 @@ def fastvit(config: FastViTConfig, embed: int, layout: str, form: str) -> Rows:
         (convolution, first, (1, 1), ("identity", "conv_kxk")),
     )
     for index, (conv, inputs, kernel, branches) in enumerate(stem):
-        part = (f"{prefix}{names['stem']}.{index}", f"{ours}/stem_{index}", inputs, first, kernel, branches)
-        yield from mobile_one(conv, *common, *part)
+        theirs, target = f"{prefix}{names['stem']}.{index}", f"{ours}/stem_{index}"
+        yield from mobile_one(conv, layout_names, form, theirs, target, inputs, first, kernel, branches)
 
     position = 0  # in Apple's flat list "network" of stages, downsamplings and positional encodings
     for stage, dim in enumerate(config.dims):
@@ -258,12 +259,13 @@ def fastvit(config: FastViTConfig, embed: int, layout: str, form: str) -> Rows:
             if config.attention[stage]:
                 yield from attention_block(layout_names, config.attention_norm, *block_args)
             else:
-                yield from rep_mixer_block(*common, *block_args)
+                yield from rep_mixer_block(layout_names, form, *block_args)
         position += 1
 
     last, final = config.dims[-1], config.dims[-1] * config.final_expansion
     theirs, target = f"{prefix}{names['final_conv']}", f"{ours}/final_conv"
-    yield from mobile_one(depthwise, *common, theirs, target, last, final, (3, 3), ("conv_kxk", "conv_scale"))
+    branches = ("conv_kxk", "conv_scale")
+    yield from mobile_one(depthwise, layout_names, form, theirs, target, last, final, (3, 3), branches)
     yield from squeeze_excite(names["final_se"], theirs, f"{target}/se", final, final // 16)
     yield from projection("head.proj", "head.fc", prefix, layout, final, embed)
 
@@ -316,9 +318,7 @@ def text(config: TextConfig, embed: int, layout: str, form: str) -> Rows:
     prefix, ours, width = TEXT_PREFIX[layout], "text_encoder/backbone", config.width
     apple = layout == "apple"
     table = "embedding_layer" if apple else "token_embedding"
-    yield row(
-        f"{prefix}{table}.weight", "n c -> n c", f"{ours}/token_embedding/embeddings", config.vocab_size, width
-    )
+    yield row(f"{prefix}{table}.weight", "n c -> n c", f"{ours}/token_embedding/embeddings", config.vocab_size, width)
     name = "positional_embedding.pos_embed.pos_embed" if apple else "positional_embedding"
     axes = "1 1 n c -> n c" if apple else "n c -> n c"
     yield row(f"{prefix}{name}", axes, f"{ours}/positional_embedding", config.context_length, width)

@@ -18,20 +18,23 @@ TEXT_TABLES = {name: config for name, config in TEXT_TOWERS.items() if not confi
 
 def tables() -> Iterator[tuple[str, tuple[Row, ...]]]:
     """Every (file name, rows)."""
-    for tower, config in IMAGE_TOWERS.items():
-        walk, forms = enumerate.vit, ("train",)
-        if isinstance(config, FastViTConfig):
-            walk, forms = enumerate.fastvit, ("train", "reparameterized")
+    for tower, image in IMAGE_TOWERS.items():
+        has_branches = isinstance(image, FastViTConfig)
         for layout in _image_layouts(tower):
-            for form in forms:
-                rows = tuple(walk(config, EMBED_DIMS[tower], layout, form))
-                yield f"{tower}.{layout}.{form}.tsv", rows
-    for tower, config in TEXT_TABLES.items():
-        has_branches = "repmixer" in config.blocks
+            for form in _forms(has_branches):
+                if isinstance(image, FastViTConfig):
+                    rows = enumerate.fastvit(image, EMBED_DIMS[tower], layout, form)
+                else:
+                    rows = enumerate.vit(image, EMBED_DIMS[tower], layout, form)
+                yield f"{tower}.{layout}.{form}.tsv", tuple(rows)
+    for tower, text in TEXT_TABLES.items():
         for layout in _text_layouts(tower):
-            for form in ("train", "reparameterized") if has_branches else ("train",):
-                rows = tuple(enumerate.text(config, EMBED_DIMS[tower], layout, form))
-                yield f"{tower}.{layout}.{form}.tsv", rows
+            for form in _forms("repmixer" in text.blocks):
+                yield f"{tower}.{layout}.{form}.tsv", tuple(enumerate.text(text, EMBED_DIMS[tower], layout, form))
+
+
+def _forms(has_branches: bool) -> tuple[str, ...]:
+    return ("train", "reparameterized") if has_branches else ("train",)
 
 
 def _image_layouts(tower: str) -> tuple[str, ...]:

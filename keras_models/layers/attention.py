@@ -1,8 +1,11 @@
 """Multi-head self-attention."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from ..types import Shape, Tensor
 from .initializers import normal
 
 
@@ -20,13 +23,13 @@ class SelfAttention(keras.layers.Layer):
     Inputs and outputs are (batch, length, channels). Source: arXiv 1706.03762, section 3.2.
     """
 
-    def __init__(self, heads: int, qkv_bias: bool = True, causal: bool = False, **kwargs):
+    def __init__(self, heads: int, qkv_bias: bool = True, causal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.qkv_bias = qkv_bias
         self.causal = causal
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
         self.qkv = keras.layers.Dense(3 * channels, use_bias=self.qkv_bias, name="qkv", **dense)
@@ -35,7 +38,7 @@ class SelfAttention(keras.layers.Layer):
         self.proj.build(input_shape)
         self.head_dim = channels // self.heads
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         length = ops.shape(inputs)[1]
         packed = ops.reshape(self.qkv(inputs), (-1, length, 3, self.heads, self.head_dim))
         query, key, value = (ops.transpose(packed[:, :, part], (0, 2, 1, 3)) for part in range(3))

@@ -1,8 +1,11 @@
 """The residual blocks: RepMixer, attention over feature maps, and the pre-norm transformer."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from ..types import Shape, Tensor
 from .attention import SelfAttention
 from .branches import RepMixer
 from .feed_forward import ConvFeedForward, FeedForward
@@ -32,21 +35,21 @@ class RepMixerBlock(keras.layers.Layer):
         ffn_kernel: tuple[int, int] = (7, 7),
         mixer_scale_branch: bool = True,
         form: str = "train",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        common = {"form": form, "dtype": self.dtype_policy}
+        common: dict[str, Any] = {"form": form, "dtype": self.dtype_policy}
         self.token_mixer = RepMixer(channels, mixer_kernel, mixer_scale_branch, name="token_mixer", **common)
         self.mlp = ConvFeedForward(hidden, ffn_kernel, name="mlp", **common)
         self.layer_scale = None if form == "inference" else LayerScale(dtype=self.dtype_policy, name="layer_scale")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.token_mixer.build(input_shape)
         self.mlp.build(input_shape)
         if self.layer_scale is not None:
             self.layer_scale.build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         mixed = self.token_mixer(inputs, training=training)
         return mixed + _scaled(self.layer_scale, self.mlp(mixed, training=training))
 
@@ -64,10 +67,10 @@ class AttentionBlock(keras.layers.Layer):
     Inputs and outputs are (batch, height, width, channels).
     """
 
-    def __init__(self, heads: int, hidden: int, norm: str = "batch", form: str = "train", **kwargs):
+    def __init__(self, heads: int, hidden: int, norm: str = "batch", form: str = "train", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         folds_norm = norm == "batch" and form == "inference"
-        policy = {"dtype": self.dtype_policy}
+        policy: dict[str, Any] = {"dtype": self.dtype_policy}
         if norm == "layer":
             self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", **policy)
         else:
@@ -75,12 +78,13 @@ class AttentionBlock(keras.layers.Layer):
         self.normalizes_batch = isinstance(self.norm, BatchNorm)
         self.token_mixer = SelfAttention(heads, qkv_bias=folds_norm, name="token_mixer", **policy)
         self.mlp = ConvFeedForward(hidden, form=form, name="mlp", **policy)
-        self.layer_scale_1 = self.layer_scale_2 = None
+        self.layer_scale_1: Any = None
+        self.layer_scale_2: Any = None
         if form != "inference":
             self.layer_scale_1 = LayerScale(name="layer_scale_1", **policy)
             self.layer_scale_2 = LayerScale(name="layer_scale_2", **policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         batch, height, width, channels = input_shape
         length = None if height is None or width is None else height * width
         self.token_mixer.build((batch, length, channels))
@@ -88,7 +92,7 @@ class AttentionBlock(keras.layers.Layer):
             if part is not None:
                 part.build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         normed = inputs
         if self.norm is not None:
             normed = self.norm(inputs, training=training) if self.normalizes_batch else self.norm(inputs)
@@ -112,22 +116,22 @@ class TransformerBlock(keras.layers.Layer):
     Inputs and outputs are (batch, length, channels).
     """
 
-    def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        policy = {"dtype": self.dtype_policy}
+        policy: dict[str, Any] = {"dtype": self.dtype_policy}
         self.norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm1", **policy)
         self.attn = SelfAttention(heads, causal=causal, name="attn", **policy)
         self.norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm2", **policy)
         self.mlp = FeedForward(hidden, name="mlp", **policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for part in (self.norm1, self.attn, self.norm2, self.mlp):
             part.build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         attended = inputs + self.attn(self.norm1(inputs))
         return attended + self.mlp(self.norm2(attended))
 
 
-def _scaled(layer_scale, inputs):
+def _scaled(layer_scale: Any, inputs: Tensor) -> Tensor:
     return inputs if layer_scale is None else layer_scale(inputs)

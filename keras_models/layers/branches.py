@@ -7,14 +7,17 @@ Every block takes `form`, one of architectures.FORMS: "train" keeps the branches
 convolution `reparam_conv`. Inputs and outputs are (batch, height, width, channels).
 """
 
+from typing import Any
+
 import keras
 
-from .convolution import Convolution, ConvNorm
+from ..types import Shape, Tensor
+from .convolution import ConvNorm, Convolution
 from .normalization import BatchNorm, LayerScale
 from .squeeze_excite import SqueezeExcite
 
 
-def gelu(inputs):
+def gelu(inputs: Tensor) -> Tensor:
     """GELU with the error function, never its tanh approximation, which is off by up to 5e-4.
 
     Written out because Keras' own rounds the square root of 2 to float32 on TensorFlow, which costs 5e-9 in float64.
@@ -51,13 +54,22 @@ class MobileOneBlock(keras.layers.Layer):
         se_channels: int = 0,
         activation: bool = True,
         form: str = "train",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.depthwise = depthwise
         self.activation = activation
-        conv = {"filters": filters, "strides": strides, "depthwise": depthwise, "dtype": self.dtype_policy}
-        self.reparam_conv = self.identity = self.conv_kxk = self.conv_scale = self.se = None
+        conv: dict[str, Any] = {
+            "filters": filters,
+            "strides": strides,
+            "depthwise": depthwise,
+            "dtype": self.dtype_policy,
+        }
+        self.reparam_conv: Any = None
+        self.identity: Any = None
+        self.conv_kxk: Any = None
+        self.conv_scale: Any = None
+        self.se: Any = None
         if form != "train":
             self.reparam_conv = Convolution(kernel_size=kernel_size, use_bias=True, name="reparam_conv", **conv)
         else:
@@ -71,24 +83,24 @@ class MobileOneBlock(keras.layers.Layer):
             self.se = SqueezeExcite(se_channels, dtype=self.dtype_policy, name="se")
 
     @property
-    def branches(self):
+    def branches(self) -> list[Any]:
         """The parallel parts whose outputs are added."""
         parts = (self.reparam_conv, self.conv_scale, self.identity, self.conv_kxk)
         return [part for part in parts if part is not None]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for branch in self.branches:
             branch.build(input_shape)
         if self.se is not None:
             self.se.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
         if self.se is not None:
             outputs = self.se(outputs)
         return gelu(outputs) if self.activation else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.branches[-1].compute_output_shape(input_shape)
 
 
@@ -102,10 +114,12 @@ class LargeKernelConv(keras.layers.Layer):
         form: one of architectures.FORMS.
     """
 
-    def __init__(self, filters: int, se_channels: int = 0, form: str = "train", **kwargs):
+    def __init__(self, filters: int, se_channels: int = 0, form: str = "train", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        conv = {"filters": filters, "strides": 2, "depthwise": True, "dtype": self.dtype_policy}
-        self.reparam_conv = self.large_conv = self.small_conv = None
+        conv: dict[str, Any] = {"filters": filters, "strides": 2, "depthwise": True, "dtype": self.dtype_policy}
+        self.reparam_conv: Any = None
+        self.large_conv: Any = None
+        self.small_conv: Any = None
         if form == "train":
             self.large_conv = ConvNorm(kernel_size=(7, 7), name="large_conv", **conv)
             self.small_conv = ConvNorm(kernel_size=(3, 3), name="small_conv", **conv)
@@ -114,21 +128,21 @@ class LargeKernelConv(keras.layers.Layer):
         self.se = SqueezeExcite(se_channels, dtype=self.dtype_policy, name="se") if se_channels else None
 
     @property
-    def branches(self):
+    def branches(self) -> list[Any]:
         """The parallel parts whose outputs are added."""
         return [part for part in (self.reparam_conv, self.large_conv, self.small_conv) if part is not None]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for branch in self.branches:
             branch.build(input_shape)
         if self.se is not None:
             self.se.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
         return gelu(outputs if self.se is None else self.se(outputs))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.branches[0].compute_output_shape(input_shape)
 
 
@@ -149,10 +163,10 @@ class RepMixer(keras.layers.Layer):
         kernel_size: tuple[int, int] = (3, 3),
         scale_branch: bool = True,
         form: str = "train",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        block = {
+        block: dict[str, Any] = {
             "filters": channels,
             "kernel_size": kernel_size,
             "depthwise": True,
@@ -160,7 +174,10 @@ class RepMixer(keras.layers.Layer):
             "activation": False,
             "dtype": self.dtype_policy,
         }
-        self.reparam_conv = self.norm = self.mixer = self.layer_scale = None
+        self.reparam_conv: Any = None
+        self.norm: Any = None
+        self.mixer: Any = None
+        self.layer_scale: Any = None
         if form == "train":
             self.norm = MobileOneBlock(conv_branch=False, name="norm", **block)
             self.mixer = MobileOneBlock(scale_branch=scale_branch, name="mixer", **block)
@@ -175,12 +192,12 @@ class RepMixer(keras.layers.Layer):
                 name="reparam_conv",
             )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for part in (self.reparam_conv, self.norm, self.mixer, self.layer_scale):
             if part is not None:
                 part.build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.reparam_conv is not None:
             return self.reparam_conv(inputs)
         mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
@@ -196,23 +213,24 @@ class ConditionalPositionalEncoding(keras.layers.Layer):
         form: one of architectures.FORMS.
     """
 
-    def __init__(self, channels: int, form: str = "train", **kwargs):
+    def __init__(self, channels: int, form: str = "train", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        conv = {"filters": channels, "kernel_size": (7, 7), "depthwise": True, "use_bias": True}
-        self.reparam_conv = self.pos_enc = None
+        conv: dict[str, Any] = {"filters": channels, "kernel_size": (7, 7), "depthwise": True, "use_bias": True}
+        self.reparam_conv: Any = None
+        self.pos_enc: Any = None
         if form == "train":
             self.pos_enc = Convolution(name="pos_enc", dtype=self.dtype_policy, **conv)
         else:
             self.reparam_conv = Convolution(name="reparam_conv", dtype=self.dtype_policy, **conv)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         (self.pos_enc or self.reparam_conv).build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return self.reparam_conv(inputs) if self.pos_enc is None else self.pos_enc(inputs) + inputs
 
 
-def _sum_of(branches, inputs, training):
+def _sum_of(branches: list[Any], inputs: Tensor, training: bool | None) -> Tensor:
     outputs = [
         branch(inputs) if isinstance(branch, Convolution) else branch(inputs, training=training) for branch in branches
     ]

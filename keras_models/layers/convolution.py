@@ -1,8 +1,11 @@
 """Two-dimensional convolution, and convolution followed by batch normalisation."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from ..types import Shape, Tensor
 from .initializers import normal
 from .normalization import BatchNorm
 
@@ -33,8 +36,8 @@ class Convolution(keras.layers.Layer):
         padding: int | None = None,
         depthwise: bool = False,
         use_bias: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = tuple(kernel_size)
@@ -43,19 +46,17 @@ class Convolution(keras.layers.Layer):
         self.depthwise = depthwise
         self.use_bias = use_bias
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         last = (channels, self.filters // channels) if self.depthwise else (channels, self.filters)
         self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
-        self.bias = (
-            self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
-        )
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         outputs = self._convolve(inputs)
         return outputs if self.bias is None else outputs + self.bias
 
-    def _convolve(self, inputs):
+    def _convolve(self, inputs: Tensor) -> Tensor:
         before = [size // 2 if self.padding is None else self.padding for size in self.kernel_size]
         is_same = self.strides == 1 and all(2 * pad + 1 == k for pad, k in zip(before, self.kernel_size, strict=True))
         if not is_same and any(before):
@@ -69,7 +70,7 @@ class Convolution(keras.layers.Layer):
             data_format="channels_last",
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         sizes = []
         for size, kernel in zip(input_shape[1:3], self.kernel_size, strict=True):
             pad = kernel // 2 if self.padding is None else self.padding
@@ -88,20 +89,18 @@ class ConvNorm(keras.layers.Layer):
         strides: int = 1,
         padding: int | None = None,
         depthwise: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.conv = Convolution(
-            filters, kernel_size, strides, padding, depthwise, dtype=self.dtype_policy, name="conv"
-        )
+        self.conv = Convolution(filters, kernel_size, strides, padding, depthwise, dtype=self.dtype_policy, name="conv")
         self.bn = BatchNorm(dtype=self.dtype_policy, name="bn")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.conv.build(input_shape)
         self.bn.build(self.conv.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return self.bn(self.conv(inputs), training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.conv.compute_output_shape(input_shape)

@@ -1,9 +1,12 @@
 """Feed-forward blocks: the convolutional one of the mci towers and RepMixer blocks, the plain one of transformers."""
 
+from typing import Any
+
 import keras
 
+from ..types import Shape, Tensor
 from .branches import gelu
-from .convolution import Convolution, ConvNorm
+from .convolution import ConvNorm, Convolution
 from .initializers import normal
 
 
@@ -15,18 +18,18 @@ class FeedForward(keras.layers.Layer):
         hidden: units of the hidden layer.
     """
 
-    def __init__(self, hidden: int, **kwargs):
+    def __init__(self, hidden: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = hidden
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
         self.fc1 = keras.layers.Dense(self.hidden, name="fc1", **dense)
         self.fc2 = keras.layers.Dense(input_shape[-1], name="fc2", **dense)
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return self.fc2(gelu(self.fc1(inputs)))
 
 
@@ -42,16 +45,16 @@ class ConvFeedForward(keras.layers.Layer):
     Inputs and outputs are (batch, height, width, channels). Source: FastViT (arXiv 2303.14189, section 3.3).
     """
 
-    def __init__(self, hidden: int, kernel_size: tuple[int, int] = (7, 7), form: str = "train", **kwargs):
+    def __init__(self, hidden: int, kernel_size: tuple[int, int] = (7, 7), form: str = "train", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = hidden
         self.kernel_size = tuple(kernel_size)
         self.form = form
 
-    def build(self, input_shape):
-        conv = {"filters": input_shape[-1], "kernel_size": self.kernel_size, "depthwise": True}
+    def build(self, input_shape: Shape) -> None:
+        conv: dict[str, Any] = {"filters": input_shape[-1], "kernel_size": self.kernel_size, "depthwise": True}
         if self.form == "inference":
-            self.conv = Convolution(**conv, use_bias=True, dtype=self.dtype_policy, name="conv")
+            self.conv: Any = Convolution(**conv, use_bias=True, dtype=self.dtype_policy, name="conv")
         else:
             self.conv = ConvNorm(**conv, dtype=self.dtype_policy, name="conv")
         self.conv.build(input_shape)
@@ -61,6 +64,6 @@ class ConvFeedForward(keras.layers.Layer):
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         mixed = self.conv(inputs) if self.form == "inference" else self.conv(inputs, training=training)
         return self.fc2(gelu(self.fc1(mixed)))

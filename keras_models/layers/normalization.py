@@ -1,7 +1,11 @@
 """Normalisation and layer scale."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from ..types import Shape, Tensor
 
 BATCH_NORM_EPSILON = 1e-5
 
@@ -14,17 +18,17 @@ class BatchNorm(keras.layers.BatchNormalization):
     counter `num_batches_tracked` has no influence on outputs; it is kept so that a checkpoint converts back whole.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         kwargs = {"epsilon": BATCH_NORM_EPSILON, "momentum": 0.9, **kwargs}
         super().__init__(**kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.num_batches_tracked = self.add_weight(
             name="num_batches_tracked", shape=(), dtype="int", initializer="zeros", trainable=False
         )
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         if training and self.trainable:
             self.num_batches_tracked.assign_add(ops.ones((), dtype=self.num_batches_tracked.dtype))
         return super().call(inputs, training=training, mask=mask)
@@ -37,16 +41,16 @@ class LayerScale(keras.layers.Layer):
     Source: CaiT (arXiv 2103.17239), section 2.1; the initial value is FastViT's.
     """
 
-    def __init__(self, initial_value: float = 1e-5, **kwargs):
+    def __init__(self, initial_value: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial_value = initial_value
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.gamma = self.add_weight(
             name="gamma",
             shape=(input_shape[-1],),
             initializer=keras.initializers.Constant(self.initial_value),
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return inputs * self.gamma

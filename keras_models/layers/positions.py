@@ -1,9 +1,13 @@
 """Position embeddings for image sizes other than the one that they were trained for."""
 
+from typing import Any
+
 from keras import ops
 
+from ..types import Tensor
 
-def resize_positions(positions, old, new):
+
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[Any, Any]) -> Tensor:
     """Resamples a grid of position embeddings by antialiased bicubic interpolation.
 
     Written as two matrix products, so that every backend gives the same values and a size that is known only at
@@ -18,7 +22,7 @@ def resize_positions(positions, old, new):
     Returns:
         Float (1, new rows * new columns, width).
     """
-    if tuple(new) == tuple(old):
+    if all(isinstance(size, int) for size in new) and tuple(new) == tuple(old):
         return positions
     width = positions.shape[-1]
     grid = ops.reshape(positions, (old[0], old[1], width))
@@ -27,7 +31,7 @@ def resize_positions(positions, old, new):
     return ops.reshape(grid, (1, new[0] * new[1], width))
 
 
-def _weights(old, new, dtype):
+def _weights(old: int, new: Any, dtype: Any) -> Tensor:
     """(new, old): how much of each old position goes into each new one."""
     source = ops.cast(ops.arange(old), dtype) + 0.5
     scale = old / ops.cast(new, dtype)

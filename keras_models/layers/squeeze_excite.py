@@ -1,8 +1,11 @@
 """Squeeze-and-excite (arXiv 1709.01507)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from ..types import Shape, Tensor
 from .initializers import normal
 
 
@@ -17,20 +20,20 @@ class SqueezeExcite(keras.layers.Layer):
     Inputs and outputs are (batch, height, width, channels).
     """
 
-    def __init__(self, channels: int, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
         self.fc1 = keras.layers.Dense(self.channels, activation="relu", name="fc1", **dense)
         self.fc2 = keras.layers.Dense(input_shape[-1], activation="sigmoid", name="fc2", **dense)
         self.fc1.build((None, input_shape[-1]))
         self.fc2.build((None, self.channels))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         gate = self.fc2(self.fc1(ops.mean(inputs, axis=(1, 2))))
         return inputs * gate[:, None, None, :]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

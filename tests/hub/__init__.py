@@ -21,7 +21,7 @@ __all__ = ["Fault", "Hub", "Seen", "User", "use_hub"]
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, token: str | None = None) -> None:
     """Points this process's client at the test Hub for one test; its retries do not wait."""
-    import huggingface_hub
+    import huggingface_hub.utils
     from huggingface_hub import constants
 
     huggingface_hub.utils.disable_progress_bars()

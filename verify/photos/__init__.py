@@ -1,1 +1,1 @@
-"""Eight photographs and sixteen prompts that conversions are verified on; README.md tells where they come from."""
+"""Eight photographs and sixteen prompts to verify conversions on; README.md tells their origin."""

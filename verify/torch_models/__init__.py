@@ -5,9 +5,10 @@ from typing import Literal
 
 import numpy as np
 
+from ...keras_models.errors import MissingPackageError
 from .keys import mci_to_timm, text_to_open_clip, vit_to_timm
 from .reference import Precision, TorchReference
-from .requirements import MissingPackageError, ReferenceMismatchError, require_packages
+from .requirements import ReferenceMismatchError, require_packages
 
 __all__ = ["MissingPackageError", "ReferenceMismatchError", "TorchReference", "build_reference"]
 

@@ -64,9 +64,7 @@ class RepMixer(nn.Module):
             self.reparam_conv = _depthwise(bias=True)
             return
         self.norm = nn.ModuleDict({"rbr_skip": nn.BatchNorm2d(WIDTH)})
-        self.mixer = nn.ModuleDict(
-            {"rbr_skip": nn.BatchNorm2d(WIDTH), "rbr_conv": nn.ModuleList([_conv_norm()])}
-        )
+        self.mixer = nn.ModuleDict({"rbr_skip": nn.BatchNorm2d(WIDTH), "rbr_conv": nn.ModuleList([_conv_norm()])})
         self.layer_scale = nn.Parameter(torch.empty(WIDTH, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ class TorchReference:
 
     def to(self, dtype: Precision) -> "TorchReference":
         """A copy in another precision. Tensors that have it already are shared, not copied."""
-        image, text = (
-            _copy(tower, dtype) if tower is not None else None for tower in (self._image, self._text)
-        )
+        image, text = (_copy(tower, dtype) if tower is not None else None for tower in (self._image, self._text))
         return TorchReference(image, text, self._log_scale)
 
 
@@ -157,13 +155,9 @@ def _record(
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in at_input.items():
-            hooks.enter_context(
-                module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
-            )
+            hooks.enter_context(module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0])))
         for name, module in at_output.items():
-            hooks.enter_context(
-                module.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
-            )
+            hooks.enter_context(module.register_forward_hook(lambda _, args, output, name=name: keep(name, output)))
         (batch,) = _batches(model, inputs, len(inputs))
         keep("features", model(batch))
     return stages

@@ -75,9 +75,7 @@ def build_image_tower(
     tower = _find(name, IMAGE_TOWERS, "image")
     options: dict[str, Any] = {"inference_mode": True} if _is_folded(state) else {}
     with torch.device("meta"):
-        model = timm.create_model(
-            tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **options
-        )
+        model = timm.create_model(tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **options)
     _load(model, state, dtype, f"timm's {tower.timm_name}")
     if norm_epsilon is not None:
         for module in model.modules():

@@ -1,0 +1,68 @@
+"""Features of many images and texts: compiled once, run in batches of one size."""
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .model import MobileClipModel
+
+BATCH_SIZE = 32
+
+
+class FeatureModel(keras.Model):
+    """A MobileClipModel without the logit scale, a scalar, which Keras cannot join along a batch.
+
+    Compiled by Keras's own means, except on TensorFlow, where it is a plain graph: XLA takes several times
+    longer to compile a tower, and its depthwise convolutions then run several times slower on CPUs.
+    """
+
+    def __init__(self, model: "MobileClipModel") -> None:
+        super().__init__(name="features")
+        self.model = model
+        self.built = True
+        if keras.backend.backend() == "tensorflow":
+            self.jit_compile = False
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        outputs = self.model(inputs, training=training)
+        return {name: features for name, features in outputs.items() if name != "logit_scale"}
+
+
+def encode(
+    model: "MobileClipModel", key: str, inputs: "ArrayLike", batch_size: int = BATCH_SIZE, fill: bool = False
+) -> "NDArray[np.floating]":
+    """Features of length 1.
+
+    Of several batches, the last is filled up with copies to the size of the others: every new size is
+    compiled.
+
+    Args:
+        model: with the tower that is asked for.
+        key: "image" or "text".
+        inputs: what that tower takes: preprocessed images or tokens.
+        batch_size: rows that are computed at once.
+        fill: whether a lone batch is filled up, too, because others of that size come before or after it.
+
+    Returns:
+        NumPy float32, or float64 where the model computes in it, (len(inputs), embed_dim).
+    """
+    rows = np.asarray(inputs)
+    dtype = np.float64 if model.compute_dtype == "float64" else np.float32
+    tower = model.image_encoder if key == "image" else model.text_encoder
+    features = np.empty((len(rows), tower.embed_dim), dtype)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        filled = np.resize(batch, (batch_size, *batch.shape[1:])) if fill or len(rows) > batch_size else batch
+        outputs = model.feature_model().predict_on_batch({key: filled})
+        features[start : start + batch_size] = np.asarray(outputs[f"{key}_features"])[: len(batch)]
+    # Half precision rounds lengths, too.
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def logit_scale(model: "MobileClipModel") -> float:
+    """What similarities are multiplied with: after exp, at most 100."""
+    return float(keras.ops.convert_to_numpy(model.scale()))

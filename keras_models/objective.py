@@ -1,0 +1,33 @@
+"""What MobileCLIP models are trained to do: tell which image belongs to which text."""
+
+from typing import Any
+
+from keras import ops
+
+
+def contrastive_loss(image_features: Any, text_features: Any, logit_scale: Any, weights: Any = None) -> Any:
+    """CLIP's objective (arXiv 2103.00020, figure 3): the mean of two softmax cross-entropies over a batch of
+    pairs, of finding each image's text among the texts, and each text's image among the images.
+
+    Args:
+        image_features: (batch, embed_dim), of length 1.
+        text_features: (batch, embed_dim), of length 1; row i belongs to image i.
+        logit_scale: a scalar, after exp.
+        weights: of each pair, (batch,) or (batch, 1); None for 1.
+
+    Returns:
+        A scalar, float32 at least; log(batch) where the features tell nothing.
+    """
+    images, texts = _wide(image_features), _wide(text_features)
+    scale = ops.cast(logit_scale, images.dtype)
+    logits = scale * ops.matmul(images, ops.transpose(texts))
+    matching = scale * ops.sum(images * texts, axis=-1)
+    losses = (ops.logsumexp(logits, axis=0) + ops.logsumexp(logits, axis=1)) / 2 - matching
+    if weights is not None:
+        losses = losses * ops.reshape(ops.cast(weights, losses.dtype), (-1,))
+    return ops.mean(losses)
+
+
+def _wide(value: Any) -> Any:
+    value = ops.convert_to_tensor(value)
+    return ops.cast(value, "float32") if "16" in str(value.dtype) else value

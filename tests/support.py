@@ -1,0 +1,237 @@
+"""What several test files share: the reference files, synthetic checkpoints, and Keras models made of them."""
+
+import csv
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.build import build_model, has_projection_bias
+from mobileclip_keras.converters.checkpoint import Checkpoint
+from mobileclip_keras.converters.identify import Kind, identify
+from mobileclip_keras.converters.mapping import load_into
+from mobileclip_keras.keras_models.architectures import (
+    IMAGE_TOWERS,
+    TEXT_TOWERS,
+    FastViTConfig,
+    TextConfig,
+    ViTConfig,
+)
+from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.registry import get_variant
+from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.variables import variables_by_name
+from mobileclip_keras.verify import synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(__file__).parent / "reference_data"
+
+# What each file of reference_data is a checkpoint of. timm's ViT-B/16 computes as MobileCLIP2-B does.
+REFERENCES = {
+    "apple__mobileclip_s0": "mobileclip_s0",
+    "apple__mobileclip_s1": "mobileclip_s1",
+    "apple__mobileclip_s2": "mobileclip_s2",
+    "apple__mobileclip_b": "mobileclip_b",
+    "open_clip__MobileCLIP-S1": "mobileclip_s1",
+    "open_clip__MobileCLIP-S2": "mobileclip_s2",
+    "open_clip__MobileCLIP-B": "mobileclip_b",
+    "open_clip__MobileCLIP2-S0": "mobileclip2_s0",
+    "open_clip__MobileCLIP2-S2": "mobileclip2_s2",
+    "open_clip__MobileCLIP2-B": "mobileclip2_b",
+    "open_clip__MobileCLIP2-S3": "mobileclip2_s3",
+    "open_clip__MobileCLIP2-S4": "mobileclip2_s4",
+    "open_clip__MobileCLIP2-L-14": "mobileclip2_l14",
+    "timm__fastvit_mci0": "mobileclip2_s0",
+    "timm__fastvit_mci1": "mobileclip_s1",
+    "timm__fastvit_mci2": "mobileclip2_s2",
+    "timm__fastvit_mci3": "mobileclip2_s3",
+    "timm__fastvit_mci4": "mobileclip2_s4",
+    "timm__vit_base_mci_224": "mobileclip2_b",
+}
+S0, B = "apple__mobileclip_s0", "apple__mobileclip_b"
+LARGE_TOWERS = ("mci3", "mci4", "vit_l14")
+
+Arrays = dict[str, np.ndarray]
+
+
+def marked(values: Iterable[Any], is_large: Callable[[Any], bool]) -> list[Any]:
+    """Parameters for `pytest.mark.parametrize`, the large ones marked so that a quick run can leave them out."""
+    return [
+        pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=[pytest.mark.large] if is_large(v) else [])
+        for v in values
+    ]
+
+
+def is_large(reference: str) -> bool:
+    return get_variant(REFERENCES[reference]).image_tower in LARGE_TOWERS
+
+
+@cache
+def manifest(reference: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(dtype, shape) of every tensor of a reference checkpoint, by name."""
+    with open(DATA / "manifests" / f"{reference}.tsv", newline="") as file:
+        return {
+            name: (dtype, tuple(map(int, shape.split("x"))) if shape else ())
+            for name, dtype, shape in csv.reader(file, delimiter="\t")
+        }
+
+
+def golden(reference: str) -> Arrays:
+    """The outputs of the original code on seed 0, in float64."""
+    with np.load(DATA / "golden" / f"{reference}.npz") as file:
+        return dict(file)
+
+
+@lru_cache(maxsize=1)
+def tensors(reference: str) -> Arrays:
+    """A synthetic checkpoint of seed 0. The last one is kept."""
+    shapes = ((name, shape) for name, (_, shape) in manifest(reference).items())
+    return synthetic.state_dict(shapes, seed=0)
+
+
+def checkpoint(arrays: Arrays, name: str = "synthetic.pt") -> Checkpoint:
+    """Arrays as an opened file."""
+    shapes = {key: array.shape for key, array in arrays.items()}
+    dtypes = {key: str(array.dtype) for key, array in arrays.items()}
+    return Checkpoint(Path(name), shapes, dtypes, [], arrays.__getitem__)
+
+
+def kind(reference: str) -> Kind:
+    return identify({name: shape for name, (_, shape) in manifest(reference).items()})
+
+
+def synthetic_model(
+    reference: str, dtype: str = "float64", arrays: Arrays | None = None, like_open_clip: bool = False
+) -> MobileClipModel:
+    """The Keras model of a reference checkpoint, in train form, loaded through the tables."""
+    variant, found = get_variant(REFERENCES[reference]), kind(reference)
+    source = checkpoint(tensors(reference) if arrays is None else arrays)
+    bias = has_projection_bias(variant, found, source)
+    model = build_model(variant, found, bias, dtype, like_open_clip)
+    load_into(model, source, found.rows)
+    return model
+
+
+@cache
+def images(size: int, count: int = 4) -> np.ndarray:
+    return synthetic.images(count, size, seed=0)
+
+
+TOKENS = synthetic.tokens(4, seed=0)
+
+
+def apply(tower: Any, inputs: Any) -> np.ndarray:
+    """What a tower makes of a batch; compiled on JAX, which is slow where it runs operation by operation."""
+    if keras.backend.backend() == "jax":
+        return np.asarray(_compiled(tower)(inputs))
+    return keras.ops.convert_to_numpy(tower(keras.ops.convert_to_tensor(inputs), training=False))
+
+
+def _compiled(tower: Any) -> Callable[[Any], Any]:
+    import jax
+
+    variables = [v.value for v in tower.trainable_variables], [v.value for v in tower.non_trainable_variables]
+    run = jax.jit(lambda trainable, rest, x: tower.stateless_call(trainable, rest, x, training=False)[0])
+    return lambda inputs: run(*variables, inputs)
+
+
+def features(model: MobileClipModel, size: int) -> Arrays:
+    """Features of the fixed inputs before normalisation, by tower."""
+    made = {}
+    if model.image_encoder is not None:
+        made["image"] = apply(model.image_encoder, images(size))
+    if model.text_encoder is not None:
+        made["text"] = apply(model.text_encoder, TOKENS)
+    return made
+
+
+def unit(array: np.ndarray) -> np.ndarray:
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+# --- Small towers with every part that the real ones have ---
+
+SMALL_IMAGE_TOWERS = {
+    "small_mci": FastViTConfig(
+        depths=(1, 1, 1, 1),
+        dims=(8, 16, 16, 32),
+        mlp_ratio=2,
+        image_size=64,
+        head_dim=8,
+        attention=(False, False, False, True),
+        squeeze_excite=(False, False, True, True),
+        stem_scale_branch=True,
+        attention_norm="batch",
+    ),
+    "small_mci_layer": FastViTConfig(
+        depths=(1, 1, 1, 1, 1),
+        dims=(8, 8, 16, 16, 32),
+        mlp_ratio=2,
+        image_size=128,
+        head_dim=8,
+        attention=(False, False, False, True, True),
+        squeeze_excite=(False,) * 5,
+        stem_scale_branch=False,
+        attention_norm="layer",
+    ),
+    "small_vit": ViTConfig(32, 2, 4, ((8, 4), (8, 2), (32, 2)), True, False, False, image_size=64),
+    "small_vit_clip": ViTConfig(32, 2, 4, ((32, 14),), False, True, True, image_size=56),
+}
+SMALL_TEXT_TOWERS = {
+    "small_mct": TextConfig(16, 2, ("repmixer", "transformer", "repmixer"), causal=False),
+    "small_transformer": TextConfig(16, 2, ("transformer",) * 2, causal=False),
+    "small_transformer_causal": TextConfig(16, 2, ("transformer",) * 2, causal=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the small towers known by name. A file of tests that imports this has it for each of its tests."""
+    for known, small in ((IMAGE_TOWERS, SMALL_IMAGE_TOWERS), (TEXT_TOWERS, SMALL_TEXT_TOWERS)):
+        for name, config in small.items():
+            monkeypatch.setitem(known, name, config)
+
+
+def small_model(
+    image: str | None = "small_mci", text: str | None = "small_mct", dtype: str = "float32", **options: Any
+) -> MobileClipModel:
+    """A model of small towers whose every variable is far from what it starts as."""
+    model = MobileClipModel(
+        image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
+        text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
+        dtype=dtype,
+    )
+    randomise(model)
+    return model
+
+
+def randomise(model: MobileClipModel) -> None:
+    """Gives each variable values like those that synthetic checkpoints have, of its name and shape alone."""
+    for name, variable in variables_by_name(model).items():
+        as_in_checkpoints = name.replace("/", ".").replace("moving_mean", "running_mean")
+        as_in_checkpoints = as_in_checkpoints.replace("moving_variance", "running_var")
+        as_in_checkpoints = as_in_checkpoints.replace("layer_scale.gamma", "layer_scale")
+        if as_in_checkpoints.endswith("gamma"):  # of a norm
+            as_in_checkpoints = as_in_checkpoints.removesuffix("gamma") + "weight"
+        array = synthetic.tensor(0, as_in_checkpoints, tuple(variable.shape))
+        if name.endswith("kernel"):
+            fan_in = max(np.prod(variable.shape[:-1]), 1)
+            array = np.random.default_rng(len(name)).normal(0, fan_in**-0.5, variable.shape)
+        variable.assign(array)
+
+
+def weights(model: keras.Model) -> list[np.ndarray]:
+    """Copies, as some backends give views. bfloat16, which NumPy lacks, becomes float32."""
+    as_numpy = keras.ops.convert_to_numpy
+    return [np.array(as_numpy(keras.ops.cast(v, "float32") if v.dtype == "bfloat16" else v)) for v in model.weights]

@@ -1,0 +1,216 @@
+"""The command line: what it prints, how it ends, and that nobody ever reads a traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mobileclip_keras.converters import cli, inspection
+from tests.converter_support import ROOT, TIMM, arrays, left_in, python, write
+
+RUNNER = CliRunner()
+
+
+def run(*arguments, status: int = 0) -> str:
+    """What a command prints, on both streams, after checking how it ends."""
+    done = RUNNER.invoke(cli.app, [str(argument) for argument in arguments])
+    text = done.stdout + done.stderr
+    assert done.exit_code == status, text
+    assert "Traceback" not in text
+    if status == 1:
+        assert done.stdout == "" or "Error" not in done.stdout
+        assert done.stderr.startswith("Error: ")
+    return text
+
+
+@pytest.fixture(scope="module")
+def image_file(tmp_path_factory):
+    return write(arrays(TIMM), tmp_path_factory.mktemp("files") / "mobileclip2_s0.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(image_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "folder"
+    text = run("convert", "--src", image_file, "--out", out, "--form", "train", "--no-verify")
+    assert f"Wrote {out} (mobileclip2_s0, train form, not verified)." in text.replace("\n", "")
+    assert "Note: the timm layout holds the image tower alone" in text
+    return out
+
+
+def test_help_and_usage():
+    assert "to-torch" in run("--help")
+    assert "--variant" in run("convert", "--help")
+    for arguments in (
+        (),
+        ("convert",),
+        ("nothing",),
+        ("convert", "--src", "a", "--what"),
+        ("inspect",),
+        ("to-torch", "a"),
+    ):
+        run(*arguments, status=2)
+
+
+def test_an_unknown_variant_lists_the_nearest_first():
+    text = run("convert", "--src", "synthetic", "--variant", "mobileclip_s9", status=1)
+    assert text.startswith("Error: There is no variant 'mobileclip_s9'. The variants, nearest first: ")
+    first = text.split("nearest first: ")[1].split(",")[0]
+    assert first in {f"s{i} (mobileclip_s{i})" for i in range(5)} and text.count("(mobileclip") == 14
+
+
+def test_synthetic_needs_a_variant():
+    assert run("convert", "--src", "synthetic", status=1) == "Error: A synthetic checkpoint needs a --variant.\n"
+
+
+def test_bad_sources_and_targets(tmp_path, image_file, folder):
+    (tmp_path / "a.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "is a Git LFS pointer" in run("convert", "--src", tmp_path / "a.pt", status=1)
+    assert "There is no file" in run("convert", "--src", tmp_path / "b.pt", status=1)
+    assert "is a folder. Give a checkpoint file" in run("convert", "--src", tmp_path, status=1)
+    assert "exists already" in run("convert", "--src", image_file, "--out", folder, status=1)
+    assert "form is one of" in run("convert", "--src", image_file, "--form", "fast", status=1)
+    assert "not mobileclip_s2" in run("convert", "--src", image_file, "--variant", "s2", status=1)
+    assert left_in(tmp_path) == {"a.pt"}
+
+
+def test_convert_as_json(tmp_path, image_file):
+    arguments = [
+        "convert",
+        "--src",
+        image_file,
+        "--out",
+        tmp_path / "out",
+        "--form",
+        "inference",
+        "--no-verify",
+        "--json",
+    ]
+    done = RUNNER.invoke(cli.app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "folder": str(tmp_path / "out"),
+        "variant": "mobileclip2_s0",
+        "layout": "timm",
+        "source_form": "train",
+        "forms": ["inference"],
+        "dtype": "float32",
+        "notes": ["the timm layout holds the image tower alone: there is no text tower"],
+        "verified": False,
+    }
+    failed = RUNNER.invoke(cli.app, [str(argument) for argument in arguments])
+    assert failed.exit_code == 1 and failed.stdout == "" and "exists already" in failed.stderr
+
+
+def test_inspect(tmp_path, image_file):
+    facts = json.loads(run("inspect", image_file, "--json"))
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    size = sum(array.size for name, array in arrays(TIMM).items() if not name.endswith(statistics))
+    assert facts["variant"] == ["mobileclip_s0", "mobileclip2_s0"]
+    assert (facts["layout"], facts["form"], facts["tensors"]) == ("timm", "train", len(TIMM.shapes))
+    assert facts["parameters"] == size and facts["bytes"] == image_file.stat().st_size
+    assert len(facts["sha256"]) == 64 and facts["notes"] == []
+    assert [text.split(" x ")[0] for text in facts["dtypes"]] == ["float32", "int64"]
+    assert "timm" in run("inspect", image_file)
+
+    name = "head.fc.bias"
+    damaged = arrays(TIMM)[name] / 0
+    write({**arrays(TIMM), name: damaged}, tmp_path / "nan.pt")
+    facts = json.loads(run("inspect", tmp_path / "nan.pt", "--json"))
+    assert facts["notes"] == [f"NaN or infinite numbers in 1 tensors, such as {name}"]
+    write({"a": damaged}, tmp_path / "other.pt")
+    assert "This is no checkpoint of MobileCLIP" in run("inspect", tmp_path / "other.pt", status=1)
+    assert "There is no file" in run("inspect", tmp_path / "none.pt", status=1)
+
+
+def test_inspect_a_sharded_checkpoint(tmp_path):
+    names = list(TIMM.shapes)
+    parts = {"a.safetensors": names[:300], "b.safetensors": names[300:]}
+    for file, part in parts.items():
+        write({name: arrays(TIMM)[name] for name in part}, tmp_path / file)
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    facts = json.loads(run("inspect", tmp_path, "--json"))
+    assert facts["tensors"] == len(names) and facts["notes"] == ["sharded over 2 files"]
+    assert facts["bytes"] == sum((tmp_path / file).stat().st_size for file in parts)
+
+
+def test_to_torch(tmp_path, folder):
+    text = run("to-torch", folder, "--layout", "timm", "--out", tmp_path / "a.safetensors")
+    assert f"Wrote {len(TIMM.shapes)} tensors in the timm layout" in text
+    assert "exists already" in run(
+        "to-torch", folder, "--layout", "timm", "--out", tmp_path / "a.safetensors", status=1
+    )
+    run("to-torch", folder, "--layout", "timm", "--out", tmp_path / "a.safetensors", "--force")
+    assert "'tf' is no layout" in run("to-torch", folder, "--layout", "tf", "--out", tmp_path / "b.pt", status=1)
+    assert "has no text tower" in run("to-torch", folder, "--layout", "apple", "--out", tmp_path / "b.pt", status=1)
+    assert "holds no converted model" in run("to-torch", tmp_path, "--out", tmp_path / "b.pt", status=1)
+    assert left_in(tmp_path) == {"a.safetensors"}
+
+
+def test_verify_refuses_what_was_not_converted(tmp_path, image_file):
+    text = run("verify", tmp_path, "--src", image_file, status=1)
+    assert "has no conversion.json: it was not written by convert" in text
+
+
+def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkeypatch):
+    from mobileclip_keras.converters import verifying
+    from mobileclip_keras.verify.verification import Verification
+
+    monkeypatch.setattr(verifying, "verify_folder", lambda *_: Verification("mobileclip2_s0", "tensorflow"))
+    done = RUNNER.invoke(cli.app, ["verify", str(folder), "--src", str(image_file)])
+    assert done.exit_code == 1 and "Unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyError("stage"), 1, "Unexpected KeyError: 'stage'"),
+        (MemoryError(), 1, "There is not enough memory."),
+        (KeyboardInterrupt(), 130, "Interrupted; nothing was left behind."),
+        (OSError(5, "Input/output error", "/disk"), 1, "/disk: input/output error"),
+    ],
+)
+def test_what_nobody_foresaw_reads_as_a_message(monkeypatch, error, status, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(inspection, "inspect_checkpoint", fail)
+    assert f"Error: {message}" in run("inspect", "a.pt", status=status)
+
+
+def test_developers_can_ask_for_more(monkeypatch):
+    monkeypatch.setattr(inspection, "inspect_checkpoint", lambda _: 1 / 0)
+    monkeypatch.setenv("MOBILECLIP_KERAS_TRACEBACK", "1")
+    assert isinstance(RUNNER.invoke(cli.app, ["inspect", "a.pt"]).exception, ZeroDivisionError)
+
+
+def test_synthetic_without_pytorch(tmp_path):
+    """In a process of its own, through the command that is called `convert`."""
+    code = (
+        "import sys\n"
+        "from mobileclip_keras.converters.cli import convert_main\n"
+        "sys.argv = ['convert', '--src', 'synthetic', '--variant', 's0', '--no-verify',\n"
+        "            '--form', 'inference', '--json']\n"
+        "convert_main()\n"
+    )
+    done = python(code, missing=("torch", "timm", "open_clip", "matplotlib"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == "mobileclip_s0-keras"
+    assert left_in(tmp_path) == {"mobileclip_s0-keras"}
+
+
+def test_a_bad_file_in_a_process_of_its_own(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"<html>")
+    command = [
+        sys.executable,
+        "-c",
+        "from mobileclip_keras.converters.cli import main; main()",
+        "inspect",
+        tmp_path / "a.pt",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 1 and done.stdout == ""
+    # Nothing else: what inspects a file starts no framework.
+    assert done.stderr.startswith(f"Error: {tmp_path / 'a.pt'} is a web page") and done.stderr.count("\n") == 1

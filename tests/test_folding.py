@@ -1,0 +1,170 @@
+"""Reparameterisation: the same function with fewer weights."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.keras_models.architectures import FORMS, IMAGE_TOWERS, TEXT_TOWERS
+from mobileclip_keras.keras_models.folding import linear
+from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.layers.convolution import Convolution
+from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
+from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
+from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.registry import VARIANTS
+from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.verify.verification import float64_enabled
+from mobileclip_keras.weight_maps.generate import EMBED_DIMS
+from mobileclip_keras.weight_maps.table import tower_rows
+
+from .support import (
+    LARGE_TOWERS,
+    SMALL_IMAGE_TOWERS,
+    SMALL_TEXT_TOWERS,
+    TOKENS,
+    apply,
+    error,
+    images,
+    marked,
+    randomise,
+    small_model,
+    small_towers,  # noqa: F401
+    weights,
+)
+
+TOLERANCE = 1e-10
+
+
+def check_folding(model: MobileClipModel, size: int) -> None:
+    tower, inputs = ("image_encoder", images(size, 2)) if model.text_encoder is None else ("text_encoder", TOKENS[:2])
+    expected = apply(getattr(model, tower), inputs)
+    assert np.abs(expected).max() > 0.01
+    for form in ("reparameterized", "inference"):
+        folded = model.reparameterize(form)
+        assert folded.form == form
+        assert error(apply(getattr(folded, tower), inputs), expected) < TOLERANCE, form
+        if form == "reparameterized":
+            further = folded.reparameterize()
+            assert error(apply(getattr(further, tower), inputs), expected) < TOLERANCE
+
+
+# --- Every tower ---
+
+
+@pytest.mark.parametrize("tower", marked(IMAGE_TOWERS, lambda tower: tower in LARGE_TOWERS))
+def test_every_image_tower_computes_the_same_when_folded(tower: str) -> None:
+    with to_be_overwritten():
+        encoder = MobileClipImageEncoder(tower, EMBED_DIMS[tower], dtype="float64", projection_bias=True)
+        model = MobileClipModel(image_encoder=encoder, dtype="float64")
+    randomise(model)
+    check_folding(model, 128 if tower.startswith("mci") else encoder.image_size)
+
+
+@pytest.mark.parametrize("tower", TEXT_TOWERS)
+def test_every_text_tower_computes_the_same_when_folded(tower: str) -> None:
+    with to_be_overwritten():
+        encoder = MobileClipTextEncoder(tower, EMBED_DIMS[tower], dtype="float64")
+        model = MobileClipModel(text_encoder=encoder, dtype="float64")
+    randomise(model)
+    check_folding(model, 0)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("tower", SMALL_IMAGE_TOWERS)
+def test_image_towers_fold_on_every_backend(tower: str) -> None:
+    with float64_enabled():
+        check_folding(small_model(tower, None, "float64"), SMALL_IMAGE_TOWERS[tower].image_size)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("tower", SMALL_TEXT_TOWERS)
+def test_text_towers_fold_on_every_backend(tower: str) -> None:
+    with float64_enabled():
+        check_folding(small_model(None, tower, "float64"), 0)
+
+
+# --- What is left, and what is kept ---
+
+
+def test_nothing_linear_is_left_beside_a_convolution_or_dense_layer() -> None:
+    folded = small_model().reparameterize()
+    names = {variable.path for variable in folded.weights}
+    for gone in ("moving_", "num_batches", "layer_scale", "/bn/", "conv_kxk", "identity", "small_conv"):
+        assert not [name for name in names if gone in name], gone
+    assert any("reparam_conv" in name for name in names)
+
+
+def test_apples_reparameterisation_keeps_the_norms_and_layer_scales() -> None:
+    names = {variable.path for variable in small_model().reparameterize("reparameterized").weights}
+    for kept in ("mlp/conv/bn/moving_mean", "token_mixer/qkv/kernel", "layer_scale_1/gamma", "reparam_conv"):
+        assert any(kept in name for name in names), kept
+    assert not any("conv_kxk" in name for name in names)
+
+
+def test_the_model_that_is_folded_stays_as_it_is() -> None:
+    model = small_model()
+    before, form = weights(model), model.form
+    model.reparameterize()
+    assert model.form == form == "train"
+    for was, now in zip(before, weights(model), strict=True):
+        assert np.array_equal(was, now)
+
+
+def test_folding_to_the_same_form_is_a_copy() -> None:
+    model = small_model()
+    for form in FORMS:
+        made = model.reparameterize(form)
+        again = made.reparameterize(form)
+        assert again is not made
+        for one, other in zip(weights(made), weights(again), strict=True):
+            assert np.array_equal(one, other)
+        again.weights[-1].assign(keras.ops.zeros_like(again.weights[-1]))
+        assert np.any(weights(made)[-1])
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted", "choices"),
+    [
+        ("inference", "train", "'inference'"),
+        ("reparameterized", "train", "'reparameterized' or 'inference'"),
+        ("train", "folded", "'train' or 'reparameterized' or 'inference'"),
+    ],
+)
+def test_what_is_folded_cannot_be_unfolded(form: str, wanted: str, choices: str) -> None:
+    model = small_model(form=form)
+    with pytest.raises(ValueError, match=f"A model in '{form}' form can be made {choices}, not '{wanted}'"):
+        model.reparameterize(wanted)
+
+
+def test_only_linear_layers_have_a_convolution_that_equals_them() -> None:
+    with pytest.raises(TypeError, match="A FeedForward is not linear"):
+        linear(FeedForward(3))
+    assert linear.dispatch(Convolution) is not linear.dispatch(object)
+
+
+def test_other_backbones_are_carried_over_whole() -> None:
+    inputs = keras.Input((32, 32, 3))
+    backbone = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs)))
+    model = MobileClipModel(image_encoder=MobileClipImageEncoder(backbone, 8, image_size=32))
+    folded = model.reparameterize()
+    assert np.array_equal(apply(folded.image_encoder, images(32)), apply(model.image_encoder, images(32)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.short_name)
+def test_parameters_are_as_many_as_apple_publishes(variant) -> None:
+    for tower, published in (
+        (variant.image_tower, variant.image_parameters),
+        (variant.text_tower, variant.text_parameters),
+    ):
+        layout = "apple" if variant.published.layout == "apple" else "open_clip"
+        count = sum(
+            math.prod(row.target_shape)
+            for row in tower_rows(tower, layout, "reparameterized")
+            if row.source != "-" and not row.target.endswith(("moving_mean", "moving_variance", "tracked"))
+        )
+        if variant.published.layout == "apple":
+            assert count == round(published * 1e6), tower
+        else:
+            assert count / 1e6 == pytest.approx(published, abs=0.05, rel=0.002), tower

@@ -1,0 +1,449 @@
+"""The models as people use them: names, inputs, outputs, sizes, dtypes, other backbones, training."""
+
+import io
+import math
+from contextlib import redirect_stdout
+
+import keras
+import numpy as np
+import pytest
+
+import mobileclip_keras as mk
+from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
+from mobileclip_keras.keras_models.layers.positions import resize_positions
+from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.registry import VARIANTS, UnknownVariantError, get_variant
+from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.verify.torch_models import build_reference
+from mobileclip_keras.verify.verification import float64_enabled
+
+from .support import (
+    SMALL_IMAGE_TOWERS,
+    SMALL_TEXT_TOWERS,
+    TOKENS,
+    apply,
+    error,
+    images,
+    small_model,
+    small_towers,  # noqa: F401
+    synthetic_model,
+    tensors,
+    weights,
+)
+
+PAIR = {"image": images(64, 2), "text": TOKENS[:2]}
+
+
+def run(model: keras.Model, inputs: dict[str, np.ndarray] = PAIR) -> dict[str, np.ndarray]:
+    made = model({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()}, training=False)
+    return {key: keras.ops.convert_to_numpy(value) for key, value in made.items()}
+
+
+# --- Names ---
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("s2", "mobileclip_s2"),
+        ("S2", "mobileclip_s2"),
+        ("mobileclip_s2", "mobileclip_s2"),
+        ("MobileCLIP-S2", "mobileclip_s2"),
+        ("apple/MobileCLIP2-S2", "mobileclip2_s2"),
+        ("2-s2", "mobileclip2_s2"),
+        ("mobileclip2_s2.pt", "mobileclip2_s2"),
+        ("MobileCLIP-S2-OpenCLIP", "mobileclip_s2"),
+        ("timm/MobileCLIP2-L-14-OpenCLIP", "mobileclip2_l14"),
+        ("blt", "mobileclip_blt"),
+        ("apple/MobileCLIP-B-LT", "mobileclip_blt"),
+        ("l14", "mobileclip_l14"),
+    ],
+)
+def test_every_spelling_of_a_variant(spelling: str, name: str) -> None:
+    assert get_variant(spelling).name == name
+
+
+def test_every_variant_is_found_by_its_own_names() -> None:
+    assert len(VARIANTS) == 14
+    for variant in VARIANTS.values():
+        for name in (variant.name, variant.short_name, variant.title, variant.published.repo):
+            assert get_variant(name) is variant
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("s9", "s"), ("mobileclip2_s5", "2-s"), ("l-15", "l14"), ("bltt", "blt")]
+)
+def test_an_unknown_variant_lists_the_known_ones_nearest_first(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownVariantError) as raised:
+        MobileClipModel.from_variant(name)
+    message = str(raised.value)
+    assert message.startswith(f"There is no variant {name!r}. The variants, nearest first: {nearest}")
+    assert all(variant in message for variant in VARIANTS)
+
+
+@pytest.mark.backend
+def test_from_variant_makes_the_variant() -> None:
+    with to_be_overwritten():
+        model = mk.create_mobile_clip_model("MobileCLIP2-S0")
+    assert isinstance(model, mk.MobileClipModel) and mk.MobileClipModel.MODEL_VARIANTS is VARIANTS
+    assert (model.variant, model.form) == ("mobileclip2_s0", "train")
+    assert (model.image_encoder.tower, model.text_encoder.tower) == ("mci0", "transformer_512")
+    assert model.image_encoder.projection_bias and model.image_encoder.image_size == 256
+    parameters = model.image_encoder.count_params() / 1e6
+    assert 11 < parameters < 13
+
+
+@pytest.mark.parametrize(("variant", "epsilon", "padding"), [("b", 1e-5, 1), ("blt", 1e-5, 1), ("2-b", 1e-6, 0)])
+def test_both_vits_compute_as_they_were_trained(variant: str, epsilon: float, padding: int) -> None:
+    with to_be_overwritten():
+        encoder = mk.MobileClipImageEncoder.from_variant(variant)
+    assert encoder.backbone.norm.epsilon == encoder.backbone.blocks[0].norm1.epsilon == epsilon
+    assert encoder.backbone.patch_embed[0].conv.padding == padding
+
+
+# --- Outputs ---
+
+
+@pytest.mark.backend
+def test_outputs_are_of_length_one_and_the_scale_is_after_exp() -> None:
+    model = small_model()
+    model.logit_scale.assign(math.log(20))
+    made = run(model)
+    assert list(made) == ["image_features", "text_features", "logit_scale"]
+    for key in ("image_features", "text_features"):
+        assert made[key].shape == (2, 16) and made[key].dtype == np.float32
+        assert np.linalg.norm(made[key], axis=-1) == pytest.approx(1, abs=1e-6)
+    assert made["logit_scale"] == pytest.approx(20, rel=1e-6) and made["logit_scale"].shape == ()
+
+    for encode, tower, inputs in (
+        (model.encode_image, model.image_encoder, PAIR["image"]),
+        (model.encode_text, model.text_encoder, PAIR["text"]),
+    ):
+        raw = keras.ops.convert_to_numpy(encode(inputs, normalize=False))
+        assert np.abs(np.linalg.norm(raw, axis=-1) - 1).min() > 0.01
+        assert np.array_equal(raw, keras.ops.convert_to_numpy(tower(inputs, training=False)))
+        kept = keras.ops.convert_to_numpy(encode(inputs))
+        assert error(kept, raw / np.linalg.norm(raw, axis=-1, keepdims=True)) < 1e-6
+
+
+def test_the_logit_scale_starts_at_that_of_clip_and_stops_at_100() -> None:
+    model = MobileClipModel(text_encoder=MobileClipTextEncoder("small_transformer", 16))
+    assert float(keras.ops.convert_to_numpy(model.logit_scale)) == pytest.approx(math.log(1 / 0.07), rel=1e-6)
+    assert model.logit_scale.trainable and any(v is model.logit_scale for v in model.trainable_variables)
+    model.logit_scale.assign(math.log(250))
+    assert run(model, {"text": TOKENS})["logit_scale"] == 100
+
+
+@pytest.mark.parametrize("given", ["image", "text"])
+def test_one_input_gives_one_output(given: str) -> None:
+    made = run(small_model(), {given: PAIR[given]})
+    assert list(made) == [f"{given}_features", "logit_scale"]
+
+
+@pytest.mark.backend
+def test_each_tower_alone() -> None:
+    model = small_model()
+    image = MobileClipModel(image_encoder=model.image_encoder)
+    text = MobileClipModel(text_encoder=model.text_encoder)
+    assert np.array_equal(run(image, {"image": PAIR["image"]})["image_features"], run(model)["image_features"])
+    assert np.array_equal(run(text, {"text": PAIR["text"]})["text_features"], run(model)["text_features"])
+    with pytest.raises(ValueError, match="without its text tower"):
+        image.encode_text(TOKENS)
+    with pytest.raises(ValueError, match="without its image tower"):
+        text.encode_image(PAIR["image"])
+    with pytest.raises(ValueError, match=r"The inputs are a dict with 'text'; got \['image'\]"):
+        run(text, {"image": PAIR["image"]})
+    with pytest.raises(ValueError, match="needs an image encoder, a text encoder or both"):
+        MobileClipModel()
+
+
+def test_zero_features_stay_zero() -> None:
+    model = small_model()
+    kernel = model.image_encoder.projection.kernel
+    kernel.assign(keras.ops.zeros_like(kernel))
+    assert np.array_equal(run(model)["image_features"], np.zeros((2, 16)))
+
+
+# --- Inputs ---
+
+
+@pytest.mark.parametrize(
+    ("image", "shape", "message"),
+    [
+        ("small_mci", (1, 64, 60, 3), "must be multiples of 32; got 64 x 60"),
+        ("small_mci_layer", (1, 96, 128, 3), "must be multiples of 64; got 96 x 128"),
+        ("small_vit", (1, 40, 64, 3), "must be multiples of 16; got 40 x 64"),
+        ("small_vit_clip", (1, 64, 56, 3), "must be multiples of 14; got 64 x 56"),
+        ("small_mci", (1, 64, 64, 1), r"the shape \(batch, height, width, 3\), not \(1, 64, 64, 1\)"),
+        ("small_mci", (64, 64, 3), r"the shape \(batch, height, width, 3\), not \(64, 64, 3\)"),
+    ],
+)
+def test_images_that_do_not_fit(image: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_model(image, None).encode_image(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros((1, 78), np.int32), r"at most 77 a row, not \(1, 78\)"),
+        (np.zeros(77, np.int32), r"not \(77,\)\. Strings go through mobileclip_keras\.Tokenizer"),
+        (np.zeros((1, 77), np.float32), "Tokens must be integers, not float32"),
+    ],
+)
+def test_tokens_that_do_not_fit(tokens: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_model(None).encode_text(tokens)
+
+
+def test_backbones_and_towers_that_there_are_not() -> None:
+    with pytest.raises(ValueError, match=r"'resnet' is no image backbone\. Give one of mci0, .*'MobileNetV2'"):
+        MobileClipImageEncoder("resnet")
+    with pytest.raises(ValueError, match=r"'bert' is no text backbone\. Give one of mct, "):
+        MobileClipTextEncoder("bert")
+    with pytest.raises(ValueError, match="towers must be 'both', 'image' or 'text', not 'images'"):
+        MobileClipModel.from_variant("s0", towers="images")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_tokens_of_either_width(dtype: str) -> None:
+    model = small_model(None)
+    made = keras.ops.convert_to_numpy(model.encode_text(TOKENS.astype(dtype)))
+    assert np.array_equal(made, keras.ops.convert_to_numpy(model.encode_text(TOKENS.astype("int32"))))
+
+
+@pytest.mark.backend
+def test_any_batch_size() -> None:
+    model = small_model()
+    four = {"image": images(64, 4), "text": TOKENS}
+    whole = run(model, four)
+    for size in (1, 3):
+        part = run(model, {key: value[:size] for key, value in four.items()})
+        for key in ("image_features", "text_features"):
+            assert error(part[key], whole[key][:size]) < 1e-5
+    predicted = model.predict(four, batch_size=3, verbose=0)
+    assert error(predicted["image_features"], whole["image_features"]) < 1e-5
+
+
+def test_a_tensorflow_function_takes_any_batch_and_size() -> None:
+    import tensorflow as tf
+
+    for image, size in (("small_mci", 96), ("small_vit", 80)):
+        model = small_model(image, None)
+        signature = tf.TensorSpec((None, None, None, 3), tf.float32)
+        encode = tf.function(lambda batch, model=model: model.encode_image(batch), input_signature=[signature])
+        for shape in ((3, 64, 64, 3), (1, size, 64, 3)):
+            batch = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+            assert error(encode(batch).numpy(), model.encode_image(batch).numpy()) < 1e-4
+
+
+def test_summary_names_both_towers() -> None:
+    model, text = small_model(), io.StringIO()
+    with redirect_stdout(text):
+        model.summary()
+    assert "image_encoder" in text.getvalue() and "text_encoder" in text.getvalue()
+    assert "Total params" in text.getvalue()
+
+
+# --- Other image sizes ---
+
+
+def test_mci_towers_take_other_sizes() -> None:
+    """PyTorch's own result at 320 x 192, with the weights of MobileCLIP-S0."""
+    state = {name: a for name, a in tensors("timm__fastvit_mci0").items()}
+    batch = np.random.default_rng(0).uniform(size=(1, 320, 192, 3)).astype(np.float32)
+    reference = build_reference("mci0", None, state, "timm").encode_image(batch)
+    model = synthetic_model("timm__fastvit_mci0")
+    assert error(apply(model.image_encoder, batch), reference) < 1e-10
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("old", "new"), [((14, 14), (16, 16)), ((14, 14), (20, 7)), ((16, 16), (9, 31)), ((4, 4), (4, 4))]
+)
+def test_positions_are_resized_as_timm_does(old: tuple[int, int], new: tuple[int, int]) -> None:
+    import torch
+    from timm.layers import resample_abs_pos_embed
+
+    grid = np.random.default_rng(0).normal(size=(1, old[0] * old[1], 5))
+    expected = resample_abs_pos_embed(torch.tensor(grid).float(), list(new), list(old), num_prefix_tokens=0)
+    with float64_enabled():
+        made = keras.ops.convert_to_numpy(
+            resize_positions(keras.ops.convert_to_tensor(grid, dtype="float64"), old, new)
+        )
+    exact = torch.nn.functional.interpolate(
+        torch.tensor(grid).reshape(1, *old, 5).permute(0, 3, 1, 2), size=new, mode="bicubic", antialias=True
+    )
+    exact = exact.permute(0, 2, 3, 1).reshape(1, -1, 5).numpy()
+    assert made.dtype == np.float64
+    assert error(made, exact) < 1e-12
+    assert error(made, expected.numpy().astype(np.float64)) < 1e-5
+
+
+@pytest.mark.parametrize("image", ["small_vit", "small_vit_clip"])
+def test_a_vit_resizes_its_grid_and_not_its_class_tokens_position(image: str) -> None:
+    model = small_model(image, None, "float64")
+    backbone, size = model.image_encoder.backbone, 2 * SMALL_IMAGE_TOWERS[image].image_size
+    prefix = int(SMALL_IMAGE_TOWERS[image].class_token_position)
+    grid = (backbone.grid_size, backbone.grid_size)
+    twice = tuple(2 * side for side in grid)
+    bigger = MobileClipImageEncoder(image, 16, dtype="float64")
+    positions = keras.ops.convert_to_tensor(backbone.pos_embed)
+    batch = images(size, 2).astype(np.float64)
+    made = apply(model.image_encoder, batch)
+    assert made.shape == (2, 16) and bigger.image_size == size // 2
+    resized = keras.ops.convert_to_numpy(resize_positions(positions[:, prefix:], grid, twice))
+    first = keras.ops.convert_to_numpy(positions[:, :prefix])
+    embedded = keras.ops.convert_to_numpy(backbone.stage_outputs(batch)["embeddings"])
+    backbone.pos_embed.assign(keras.ops.zeros_like(backbone.pos_embed))
+    if backbone.norm_pre is None:
+        bare = keras.ops.convert_to_numpy(backbone.stage_outputs(batch)["embeddings"])
+        added = embedded - bare
+        assert error(added[:, 1:], np.broadcast_to(resized, added[:, 1:].shape)) < 1e-12
+        assert not np.any(added[:, 0])
+    else:
+        assert first.shape == (1, 1, 32)
+
+
+# --- Texts ---
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("text", SMALL_TEXT_TOWERS)
+def test_only_a_causal_tower_looks_back_alone(text: str) -> None:
+    backbone = small_model(None, text).text_encoder.backbone
+    tokens = TOKENS[:1].copy()
+    tokens[0, :40] = np.arange(1, 41)
+    other = tokens.copy()
+    other[0, 30] += 100
+    before, after = (
+        keras.ops.convert_to_numpy(backbone.stage_outputs(keras.ops.convert_to_tensor(t))["norm"])[0]
+        for t in (tokens, other)
+    )
+    changed = np.abs(before - after).max(-1) > 0
+    assert changed[30:].all()
+    assert changed[:30].any() == (not SMALL_TEXT_TOWERS[text].causal)
+
+
+def test_padding_is_attended_to_unless_the_tower_is_causal() -> None:
+    """As in training: the wrong padding id changes features, but not behind a causal mask."""
+    padded = np.zeros((1, 77), np.int32)
+    padded[0, :4] = [49406, 320, 1929, 49407]
+    wrongly = np.where(padded == 0, 49407, padded)
+    for text, causal in (("small_transformer", False), ("small_transformer_causal", True)):
+        model = small_model(None, text)
+        right, wrong = (keras.ops.convert_to_numpy(model.encode_text(t)) for t in (padded, wrongly))
+        assert (error(wrong, right) < 1e-6) == causal
+
+
+def test_the_state_is_taken_at_the_first_largest_id() -> None:
+    encoder = small_model(None, "small_transformer_causal").text_encoder
+    tokens = np.zeros((1, 77), np.int32)
+    tokens[0, :5] = [49406, 5, 49407, 7, 49407]
+    cut = tokens.copy()
+    cut[0, 3:] = 0
+    assert error(apply(encoder, tokens), apply(encoder, cut)) < 1e-6
+
+
+def test_shorter_rows_are_taken() -> None:
+    encoder = small_model(None, "small_transformer_causal").text_encoder
+    tokens = np.array([[49406, 320, 49407]], np.int32)
+    padded = np.pad(tokens, [(0, 0), (0, 74)])
+    assert error(apply(encoder, tokens), apply(encoder, padded)) < 1e-5
+
+
+# --- Dtypes ---
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("policy", "compute", "stored", "tolerance"),
+    [
+        ("mixed_float16", "float16", "float32", 0.02),
+        ("mixed_bfloat16", "bfloat16", "float32", 0.15),
+        ("float64", "float64", "float64", 1e-4),
+    ],
+)
+def test_dtype_policies(policy: str, compute: str, stored: str, tolerance: float) -> None:
+    model, exact = small_model(dtype=policy), run(small_model())
+    made = model({key: keras.ops.convert_to_tensor(value) for key, value in PAIR.items()}, training=False)
+    for key in ("image_features", "text_features"):
+        assert keras.backend.standardize_dtype(made[key].dtype) == compute
+        array = keras.ops.convert_to_numpy(keras.ops.cast(made[key], "float64"))
+        assert np.isfinite(array).all() and error(array, exact[key].astype(np.float64)) < tolerance
+    kernel = model.image_encoder.backbone.stem[0].conv_kxk.conv.kernel
+    assert keras.backend.standardize_dtype(kernel.dtype) == stored
+    assert keras.backend.standardize_dtype(made["logit_scale"].dtype) == stored
+
+
+def test_the_global_policy_is_followed() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = MobileClipModel(text_encoder=MobileClipTextEncoder("small_transformer", 16))
+    assert model.text_encoder.backbone.blocks[0].attn.qkv.dtype_policy.name == "mixed_bfloat16"
+
+
+# --- Other backbones ---
+
+
+def test_a_model_of_keras_applications_as_image_tower() -> None:
+    with to_be_overwritten():
+        model = MobileClipModel.from_variant("s0", image_backbone="MobileNetV2", image_size=64)
+    assert model.image_encoder.backbone.name.startswith("mobilenetv2")
+    assert run(model)["image_features"].shape == (2, 512)
+    with pytest.raises(ValueError, match="Only MobileCLIP's own image towers have stages"):
+        model.image_encoder.stage_outputs(images(64))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_keras_model_as_image_tower(pooled: bool) -> None:
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 3, strides=2)(inputs)
+    features = keras.layers.GlobalAveragePooling2D()(features) if pooled else features
+    backbone = keras.Model(inputs, features)
+    encoder = MobileClipImageEncoder(backbone, 8, image_size=48)
+    assert apply(encoder, images(48)).shape == (4, 8)
+    assert encoder.backbone is backbone
+
+
+# --- Training ---
+
+
+@pytest.mark.backend
+def test_a_training_step_moves_every_weight_and_counts_itself() -> None:
+    model = small_model()
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    before = {variable.path: array for variable, array in zip(model.weights, weights(model), strict=True)}
+    model.fit(PAIR, batch_size=2, epochs=1, verbose=0)
+    for variable in model.trainable_variables:
+        now = keras.ops.convert_to_numpy(variable)
+        assert np.isfinite(now).all() and not np.array_equal(now, before[variable.path]), variable.path
+    counters = [v for v in model.non_trainable_variables if v.path.endswith("num_batches_tracked")]
+    assert len(counters) > 20
+    for counter in counters:
+        assert int(keras.ops.convert_to_numpy(counter)) == before[counter.path] + 1
+    for variable in model.non_trainable_variables:
+        if "/moving_" in variable.path:
+            now = keras.ops.convert_to_numpy(variable)
+            assert not np.array_equal(now, before[variable.path]), variable.path
+
+
+@pytest.mark.backend
+def test_inference_changes_nothing() -> None:
+    model = small_model()
+    before = weights(model)
+    run(model)
+    model.encode_image(PAIR["image"])
+    for was, now in zip(before, weights(model), strict=True):
+        assert np.array_equal(was, now)
+
+
+def test_a_frozen_batch_norm_neither_counts_nor_moves() -> None:
+    model = small_model()
+    model.image_encoder.trainable = False
+    before = weights(model.image_encoder)
+    model({key: keras.ops.convert_to_tensor(value) for key, value in PAIR.items()}, training=True)
+    for was, now in zip(before, weights(model.image_encoder), strict=True):
+        assert np.array_equal(was, now)

@@ -1,0 +1,432 @@
+"""What is broken on purpose makes the verification fail, and every tensor of every table matters.
+
+Small towers with every part of the real ones stand on both sides: an unbroken copy for PyTorch, whose agreement
+with PyTorch tests/test_golden.py shows, and the broken one for the conversion's result.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.mapping import load_into, read_from
+from mobileclip_keras.keras_models import fastvit, vit
+from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, FastViTConfig
+from mobileclip_keras.keras_models.copying import copy_model
+from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.layers import attention, branches, feed_forward, normalization
+from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
+from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.inputs import Inputs
+from mobileclip_keras.verify.verification import Verification, verify_model
+from mobileclip_keras.weight_maps import enumerate
+from mobileclip_keras.weight_maps.generate import EMBED_DIMS
+from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
+
+from .support import (
+    LARGE_TOWERS,
+    SMALL_IMAGE_TOWERS,
+    SMALL_TEXT_TOWERS,
+    TOKENS,
+    Arrays,
+    checkpoint,
+    images,
+    marked,
+    randomise,
+    small_towers,  # noqa: F401
+)
+
+PAIRS = (("small_mci", "small_mct", "apple"), ("small_vit", "small_transformer_causal", "open_clip"))
+MCI, VIT = PAIRS
+
+
+class KerasReference:
+    """An unbroken Keras model with the methods of a TorchReference."""
+
+    has_image = has_text = True
+
+    def __init__(self, model: MobileClipModel):
+        self._model = model
+
+    def encode_image(self, batch: np.ndarray) -> np.ndarray:
+        return keras.ops.convert_to_numpy(self._model.encode_image(batch, normalize=False))
+
+    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
+        return keras.ops.convert_to_numpy(self._model.encode_text(tokens, normalize=False))
+
+    def image_stages(self, batch: np.ndarray) -> Arrays:
+        outputs = self._model.image_encoder.stage_outputs(batch)
+        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+    def text_stages(self, tokens: np.ndarray) -> Arrays:
+        outputs = self._model.text_encoder.stage_outputs(tokens)
+        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+    def to(self, dtype: str) -> "KerasReference":
+        return KerasReference(copy_model(self._model, dtype))
+
+
+def rows_of(pair: tuple[str, str, str]) -> tuple[Row, ...]:
+    """The table of a small model, as the real ones' are made."""
+    image, text, layout = pair
+    config = SMALL_IMAGE_TOWERS[image]
+    walk = enumerate.fastvit if isinstance(config, FastViTConfig) else enumerate.vit
+    text_rows = enumerate.text(SMALL_TEXT_TOWERS[text], 16, layout, "train")
+    return (LOGIT_SCALE, *walk(config, 16, layout, "train"), *text_rows)
+
+
+def tensors_of(pair: tuple[str, str, str]) -> Arrays:
+    shapes = ((row.source, row.source_shape) for row in rows_of(pair) if row.source != NONE)
+    return synthetic.state_dict(shapes, seed=0)
+
+
+def build(pair: tuple[str, str, str], rows: tuple[Row, ...], **options) -> MobileClipModel:
+    image, text, layout = pair
+    options = {"projection_bias": layout != "apple", "stem_padding": 1, **options}
+    model = MobileClipModel(
+        MobileClipImageEncoder(image, 16, dtype="float64", **options),
+        MobileClipTextEncoder(text, 16, dtype="float64"),
+        dtype="float64",
+    )
+    load_into(model, checkpoint(tensors_of(pair)), rows)
+    return model
+
+
+@pytest.fixture
+def reference(request: pytest.FixtureRequest, small_towers: None) -> KerasReference:  # noqa: F811
+    """Made before anything is broken, and run then: what it gives is kept, for the tests after this one too."""
+    return kept(request.param)
+
+
+@cache
+def kept(pair: tuple[str, str, str]) -> KerasReference:
+    return Kept(build(pair, rows_of(pair)))
+
+
+class Kept(KerasReference):
+    """Its outputs are computed at once, so that code broken later does not reach them."""
+
+    def __init__(self, model: MobileClipModel):
+        whole, sample = inputs(), inputs().sample(4)
+        self._made: dict[tuple[str, int], np.ndarray | Arrays] = {}
+        unbroken = KerasReference(model)
+        for method, of in (
+            ("encode_image", "images"),
+            ("encode_text", "tokens"),
+            ("image_stages", "images"),
+            ("text_stages", "tokens"),
+        ):
+            for batch in (whole, sample) if method.startswith("encode") else (sample,):
+                array = getattr(batch, of)
+                self._made[method, len(array)] = getattr(unbroken, method)(array)
+        self._single = None if model.dtype == "float32" else Kept(copy_model(model, "float32"))
+
+    def __getattribute__(self, name: str):
+        if name in ("encode_image", "encode_text", "image_stages", "text_stages"):
+            return lambda array: self._made[name, len(array)]
+        return object.__getattribute__(self, name)
+
+    def to(self, dtype: str) -> "KerasReference":
+        assert dtype == "float32"
+        return self._single
+
+
+def inputs() -> Inputs:
+    names = tuple(map(str, range(8)))
+    return Inputs(images(64, 8), synthetic.tokens(8, seed=0), names, names)
+
+
+def verdict(reference: KerasReference, model: MobileClipModel, forms: tuple[str, ...]) -> Verification:
+    def make_model(form: str, dtype: str) -> MobileClipModel:
+        made = model if dtype == "float64" else copy_model(model, dtype)
+        return made if form == "train" else made.reparameterize(form)
+
+    return verify_model("mobileclip_s0", make_model, forms, reference, inputs())
+
+
+# --- Unbroken ---
+
+
+@pytest.mark.parametrize("reference, pair", [(pair, pair) for pair in PAIRS], indirect=["reference"], ids=str)
+def test_what_is_not_broken_passes(reference: KerasReference, pair: tuple[str, str, str]) -> None:
+    verification = verdict(reference, build(pair, rows_of(pair)), ("train",))
+    assert verification.passed and verification.to_json()["passed"] is True
+    folded = verdict(reference, build(pair, rows_of(pair)), ("inference",))
+    assert all(check.passed for check in folded.exact), folded.exact
+
+
+# --- Rows ---
+
+
+def find(rows: tuple[Row, ...], end: str) -> int:
+    (found,) = (i for i, row in enumerate_rows(rows) if row.target.endswith(end))
+    return found
+
+
+def enumerate_rows(rows: tuple[Row, ...]) -> Iterator[tuple[int, Row]]:
+    return zip(range(len(rows)), rows, strict=True)
+
+
+def transposed(end: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    at = find(rows, end)
+    source, target = rows[at].axes.split(" -> ")
+    flipped = f"{source} -> {' '.join(reversed(target.split()))}"
+    assert rows[at].target_shape == rows[at].target_shape[::-1], "only a square matrix passes the audit"
+    return (*rows[:at], replace(rows[at], axes=flipped), *rows[at + 1 :])
+
+
+def swapped(first: str, second: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    one, other = find(rows, first), find(rows, second)
+    changed = list(rows)
+    changed[one] = replace(rows[one], target=rows[other].target)
+    changed[other] = replace(rows[other], target=rows[one].target)
+    return tuple(changed)
+
+
+BROKEN_ROWS = {
+    "text projection transposed": (MCI, partial(transposed, "text_encoder/projection/kernel")),
+    "attention output transposed": (MCI, partial(transposed, "stages_3/blocks_0/token_mixer/proj/kernel")),
+    "depthwise kernel transposed": (
+        MCI,
+        lambda rows: (
+            *rows[: (at := find(rows, "stages_0/blocks_0/mlp/conv/conv/kernel"))],
+            replace(rows[at], axes="(c m) 1 h w -> w h c m"),
+            *rows[at + 1 :],
+        ),
+    ),
+    "gamma for beta": (
+        MCI,
+        partial(swapped, "stages_1/blocks_0/mlp/conv/bn/gamma", "stages_1/blocks_0/mlp/conv/bn/beta"),
+    ),
+    "mean for beta": (
+        VIT,
+        partial(swapped, "patch_embed_0/bn/moving_mean", "patch_embed_0/bn/beta"),
+    ),
+    "two layer scales": (
+        MCI,
+        partial(swapped, "stages_3/blocks_0/layer_scale_1/gamma", "stages_3/blocks_0/layer_scale_2/gamma"),
+    ),
+    "two norms": (
+        VIT,
+        partial(
+            swapped,
+            "text_encoder/backbone/blocks_0/norm1/gamma",
+            "text_encoder/backbone/blocks_0/norm2/gamma",
+        ),
+    ),
+}
+BROKEN_ROWS["two blocks"] = (
+    VIT,
+    partial(
+        swapped,
+        "image_encoder/backbone/blocks_0/mlp/fc1/kernel",
+        "image_encoder/backbone/blocks_1/mlp/fc1/kernel",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "reference, name",
+    [(pair, name) for name, (pair, _) in BROKEN_ROWS.items()],
+    indirect=["reference"],
+    ids=str,
+)
+def test_a_broken_row_fails(reference: KerasReference, name: str) -> None:
+    pair, broken = BROKEN_ROWS[name]
+    verification = verdict(reference, build(pair, broken(rows_of(pair))), ("train",))
+    assert not verification.exact[0].passed
+    assert not verification.rounding[0].passed
+    assert not verification.passed and verification.to_json()["passed"] is False
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_a_dropped_row_is_refused_before_anything_is_computed(pair: tuple[str, str, str]) -> None:
+    rows = rows_of(pair)
+    with pytest.raises(Exception, match="1 tensor unexpected in the checkpoint"):
+        build(pair, rows[:-1])
+
+
+# --- Formulas ---
+
+
+def tanh_gelu(inputs):
+    return keras.ops.gelu(inputs, approximate=True)
+
+
+def quick_gelu(inputs):
+    return inputs * keras.ops.sigmoid(1.702 * inputs)
+
+
+def relu(inputs):
+    return keras.ops.relu(inputs)
+
+
+def break_gelu(wrong: Callable, where: tuple, patch: pytest.MonkeyPatch) -> dict:
+    for module in where:
+        patch.setattr(module, "gelu", wrong)
+    return {}
+
+
+def break_batch_norm_epsilon(patch: pytest.MonkeyPatch) -> dict:
+    patch.setattr(normalization, "BATCH_NORM_EPSILON", 1e-6)
+    return {}
+
+
+def break_mask(patch: pytest.MonkeyPatch) -> dict:
+    call = attention.SelfAttention.call
+
+    def without_mask(self, inputs):
+        self.causal = False
+        return call(self, inputs)
+
+    patch.setattr(attention.SelfAttention, "call", without_mask)
+    return {}
+
+
+def break_text_epsilon(patch: pytest.MonkeyPatch) -> dict:
+    layer_norm = keras.layers.LayerNormalization
+    patch.setattr(keras.layers, "LayerNormalization", lambda **options: layer_norm(**{**options, "epsilon": 1e-6}))
+    return {}
+
+
+def break_order_of_branches(patch: pytest.MonkeyPatch) -> dict:
+    """Every strided convolution sees one pixel further, as Keras' own "same" padding would."""
+    from mobileclip_keras.keras_models.layers.convolution import Convolution
+
+    convolve = Convolution._convolve
+
+    def shifted(self, inputs):
+        return convolve(self, keras.ops.roll(inputs, 1, axis=1) if self.strides > 1 else inputs)
+
+    patch.setattr(Convolution, "_convolve", shifted)
+    return {}
+
+
+BROKEN_FORMULAS = {
+    "GELU by tanh in the mci tower": (MCI, partial(break_gelu, tanh_gelu, (branches,))),
+    "GELU by tanh in feed-forwards": (VIT, partial(break_gelu, tanh_gelu, (feed_forward,))),
+    "GELU by tanh in the patch embedding": (VIT, partial(break_gelu, tanh_gelu, (vit,))),
+    "quick GELU": (VIT, partial(break_gelu, quick_gelu, (feed_forward,))),
+    "ReLU": (MCI, partial(break_gelu, relu, (branches,))),
+    "batch norm epsilon": (MCI, break_batch_norm_epsilon),
+    "layer norm epsilon of the text tower": (VIT, break_text_epsilon),
+    "layer norm epsilon of the image tower": (VIT, lambda patch: {"norm_epsilon": 1e-6}),
+    "stem padding": (VIT, lambda patch: {"stem_padding": 0}),
+    "causal mask": (VIT, break_mask),
+    "strided padding": (MCI, break_order_of_branches),
+}
+# What float32 cannot see: an epsilon of 1e-5 too little moves features by some 1e-6, about as much as rounding.
+FLOAT64_ALONE = {name for name in BROKEN_FORMULAS if "epsilon" in name}
+
+
+@pytest.mark.parametrize(
+    "reference, name",
+    [(pair, name) for name, (pair, _) in BROKEN_FORMULAS.items()],
+    indirect=["reference"],
+    ids=str,
+)
+def test_a_broken_formula_fails(reference: KerasReference, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, broken = BROKEN_FORMULAS[name]
+    options = broken(monkeypatch)
+    verification = verdict(reference, build(pair, rows_of(pair), **options), ("train",))
+    assert not verification.exact[0].passed
+    assert not verification.passed
+    if name not in FLOAT64_ALONE:
+        assert not verification.rounding[0].passed
+
+
+def test_a_nan_fails() -> None:
+    reference = kept(MCI)
+    model = build(MCI, rows_of(MCI))
+    model.image_encoder.projection.kernel.assign(keras.ops.full((64, 16), float("nan")))
+    assert not verdict(reference, model, ("train",)).passed
+
+
+def test_nothing_compared_is_not_a_pass() -> None:
+    assert not Verification("mobileclip_s0", "tensorflow").passed
+
+
+# --- Every tensor matters ---
+
+
+def gradients(encoder: keras.Model, inputs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """How a random sum of the features changes with each floating-point variable, running statistics included."""
+    import tensorflow as tf
+
+    floats = [variable for variable in encoder.weights if variable.dtype == "float64"]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for variable in floats:
+            tape.watch(variable.value)
+        features = encoder(tf.constant(inputs), training=False)
+        directions = np.random.default_rng(0).normal(size=tuple(features.shape))
+        total = tf.reduce_sum(features * directions)
+    found = tape.gradient(total, [variable.value for variable in floats])
+    for variable, gradient in zip(floats, found, strict=True):
+        yield variable.path, None if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
+
+
+def check_every_variable_matters(encoder: keras.Model, inputs: np.ndarray) -> None:
+    without = [
+        path
+        for path, gradient in gradients(encoder, inputs)
+        if gradient is None or not np.isfinite(gradient).all() or np.abs(gradient).max() < 1e-9
+    ]
+    assert not without
+    integers = {variable.path.rsplit("/", 1)[1] for variable in encoder.weights if "int" in variable.dtype}
+    assert integers <= {"num_batches_tracked"}
+
+
+@pytest.mark.parametrize("tower", marked(IMAGE_TOWERS, lambda tower: tower in LARGE_TOWERS))
+def test_every_variable_of_an_image_tower_matters(tower: str) -> None:
+    with to_be_overwritten():
+        encoder = MobileClipImageEncoder(tower, EMBED_DIMS[tower], dtype="float64", projection_bias=True)
+    randomise(MobileClipModel(image_encoder=encoder, dtype="float64"))
+    size = 128 if tower.startswith("mci") else encoder.image_size
+    check_every_variable_matters(encoder, images(size, 1).astype(np.float64))
+
+
+@pytest.mark.parametrize("tower", TEXT_TOWERS)
+def test_every_variable_of_a_text_tower_matters(tower: str) -> None:
+    with to_be_overwritten():
+        encoder = MobileClipTextEncoder(tower, EMBED_DIMS[tower], dtype="float64")
+    randomise(MobileClipModel(text_encoder=encoder, dtype="float64"))
+    check_every_variable_matters(encoder, TOKENS[:2])
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_every_tensor_converts_back_bit_for_bit_and_no_other_is_touched(pair: tuple[str, str, str]) -> None:
+    """Counters have no influence on outputs: that they matter shows on the way back."""
+    rows, arrays = rows_of(pair), tensors_of(pair)
+    model = build(pair, rows)
+    back = read_from(model, rows)
+    assert list(back) == list(arrays)
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype and back[name].tobytes() == array.tobytes(), name
+    counters = [row for row in rows if row.dtype == "int64"]
+    assert counters
+    for count, row in zip(range(len(counters)), counters, strict=True):
+        arrays[row.source] = np.array(count, np.int64)
+    load_into(model, checkpoint(arrays), rows)
+    again = read_from(model, rows)
+    assert [int(again[row.source]) for row in counters] == list(range(len(counters)))
+
+
+def test_small_towers_have_the_layers_of_the_real_ones() -> None:
+    """Else a mutation of something that only the real ones have would go unseen."""
+
+    def kinds(model: keras.layers.Layer) -> set[str]:
+        return {type(layer).__name__ for layer in model._flatten_layers()}
+
+    small, real = set(), set()
+    with to_be_overwritten():
+        for name in SMALL_IMAGE_TOWERS:
+            small |= kinds(MobileClipImageEncoder(name, 16))
+        for name in ("mci0", "vit_b16"):
+            real |= kinds(MobileClipImageEncoder(name, 512))
+    assert real <= small
+    assert fastvit.FastViT.__name__ in small

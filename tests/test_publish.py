@@ -1,0 +1,293 @@
+"""Publishing: what is refused, what arrives, and that what arrived is used as the model card says."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import mobileclip_keras as mk
+from mobileclip_keras.converters.cli import app
+from mobileclip_keras.converters.convert import convert
+from mobileclip_keras.converters.hub import HubError
+from mobileclip_keras.converters.model_card import validate_card
+from mobileclip_keras.converters.publish import PublishError, publish
+from mobileclip_keras.converters.source import synthetic_checkpoint
+from tests.converted import VARIANT, pass_verification, write_converted
+from tests.hub import Hub, use_hub
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+ROOT = Path(__file__).parents[1]
+REPO = "user/mobileclip2-s0-keras"
+TAG = "v1.2.3"
+FILES = {
+    "LICENSE",
+    "README.md",
+    "config.json",
+    "conversion.json",
+    "metadata.json",
+    "model.weights.h5",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "train/config.json",
+    "train/metadata.json",
+    "train/model.weights.h5",
+    "verification.json",
+    "verification.png",
+}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        train = tiny_model(monkeypatch, "train")
+        yield write_converted(train, tmp_path_factory.mktemp("made") / "converted")
+
+
+@pytest.fixture
+def folder(converted, tmp_path):
+    return Path(shutil.copytree(converted, tmp_path / "converted"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub where HF_TOKEN belongs to `user`."""
+    monkeypatch.setattr("mobileclip_keras.converters.publish.version", lambda _: "1.2.3")
+    with Hub(tmp_path / "hub") as hub:
+        use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
+        yield hub
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# What is uploaded
+
+
+def test_a_verified_folder_is_published_whole_and_tagged(hub, folder):
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    done = publish(folder, f"hf://{REPO}")
+    repository = hub.repositories[REPO]
+    assert done.url == f"{hub.endpoint}/{REPO}" and done.tag == TAG and done.left_out == ("notes.txt",)
+    assert {file.path for file in done.files} == FILES and all(file.sent for file in done.files)
+    assert repository.tags == {TAG: done.commit} and repository.branches["main"] == done.commit
+    assert len(repository.commits) == 2, "one commit after the Hub's first"
+    stored = {path: hub.blobs.path(entry.sha256).read_bytes() for path, entry in repository.resolve(TAG).tree.items()}
+    assert stored.keys() == FILES | {".gitattributes"}
+    assert all(stored[path] == before[path] for path in FILES - {"README.md"})
+    assert {path for path, entry in repository.resolve(TAG).tree.items() if entry.lfs} == {
+        "model.weights.h5",
+        "train/model.weights.h5",
+        "verification.png",
+    }
+    card = stored["README.md"].decode()
+    assert validate_card(card)["base_model"] == "apple/MobileCLIP2-S0"
+    assert f'from_pretrained("{REPO}")' in card and f'load_model("hf://{REPO}")' in card
+    assert f"user/{VARIANT}-keras" not in card
+    assert {file.path: file.size for file in done.files} == {path: len(stored[path]) for path in FILES}
+    assert contents(folder) == before, "nothing changes in the folder"
+
+
+def test_publishing_again_sends_nothing(hub, folder):
+    first = publish(folder, REPO)
+    puts, commits = hub.count("PUT"), hub.count("POST", "/commit/")
+    again = publish(folder, REPO)
+    assert again.commit == first.commit and not any(file.sent for file in again.files)
+    assert (hub.count("PUT"), hub.count("POST", "/commit/")) == (puts, commits)
+    edit(folder / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    with pytest.raises(HubError, match=f"has a tag {TAG}, on other content"):
+        publish(folder, REPO)
+    newer = publish(folder, REPO, tag="v2")
+    assert [file.path for file in newer.files if file.sent] == ["preprocessor_config.json"]
+    assert hub.repositories[REPO].tags == {TAG: first.commit, "v2": newer.commit}
+
+
+def test_a_dry_run_changes_nothing(hub, folder):
+    planned = publish(folder, REPO, dry_run=True)
+    assert hub.repositories == {} and planned.commit is None
+    assert {file.path for file in planned.files if file.sent} == FILES
+    assert publish(folder, REPO).files == planned.files
+    assert not any(file.sent for file in publish(folder, REPO, dry_run=True).files)
+
+
+def test_private_and_on_a_branch(hub, folder):
+    done = publish(folder, REPO, private=True, revision="next")
+    assert hub.repositories[REPO].private and hub.repositories[REPO].branches["next"] == done.commit
+    loaded = mk.MobileClipModel.from_pretrained(REPO, revision="next")
+    assert loaded.form == "inference" and loaded.variant == "mobileclip_s0"
+    with pytest.raises(HubError, match=r"no token|no such repository"):
+        mk.MobileClipModel.from_pretrained(REPO, token=hub.add_user("stranger"), revision=TAG)
+
+
+# What is refused
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(PublishError) as error:
+        publish(folder, REPO)
+    assert str(error.value).startswith(f"{folder} cannot be published:\n- ")
+    return str(error.value).split(":\n- ", 1)[1]
+
+
+@pytest.mark.parametrize(("form", "place"), [("inference", "."), ("train", "train")])
+def test_weights_that_are_not_those_verified(hub, folder, form, place):
+    with (folder / place / "model.weights.h5").open("ab") as file:
+        file.write(b"!")
+    assert refused(folder).split("\n- ") == [
+        f"the {form} form is not the one that {name} is about: its weights have changed since"
+        for name in ("conversion.json", "verification.json")
+    ]
+    assert hub.requests == []
+
+
+def test_a_verification_that_did_not_pass(hub, folder):
+    record = json.loads((folder / "verification.json").read_text())
+    record["float32"][1]["passed"] = False
+    edit(folder / "verification.json", passed=False, float32=record["float32"])
+    form = record["float32"][1]["form"]
+    assert refused(folder) == f"the {form} form failed its comparison with PyTorch in float32"
+    edit(folder / "verification.json", passed=False, float32=[], float64=[])
+    assert refused(folder) == "its verification did not pass (verification.json)"
+    edit(folder / "verification.json", passed=False, why="not verified: converted with --no-verify")
+    assert refused(folder) == "it was not verified: converted with --no-verify"
+    edit(folder / "verification.json", passed=True, float64=record["float64"], float32=record["float32"][:1])
+    assert refused(folder) == f"the {form} form was not compared with PyTorch in float32"
+    (folder / "verification.json").unlink()
+    with pytest.raises(mk.MobileClipError, match=r"has no verification\.json"):
+        publish(folder, REPO)
+    assert hub.requests == []
+
+
+def test_everything_that_is_wrong_is_listed(hub, folder):
+    (folder / "verification.png").unlink()
+    (folder / "LICENSE").write_text("MIT")
+    (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    edit(folder / "verification.json", passed=False, why="not verified")
+    problems = refused(folder).split("\n- ")
+    assert problems[:3] == [
+        "it has no verification.png",
+        "it was not verified",
+        "its LICENSE is not Apple's licence of the weights, word for word",
+    ]
+    assert "preprocessor_config.json does not say" in problems[3]
+    assert "tokenizer.json is not a readable tokenizer file" in problems[4]
+    assert len(problems) == 5 and hub.requests == []
+
+
+def test_folders_that_are_not_for_zero_shot_classification(hub, folder, tmp_path):
+    (folder / "train" / "model.weights.h5").unlink()
+    assert refused(folder) == "it has no train/model.weights.h5"
+    images = tmp_path / "images"
+    mk.MobileClipModel.from_pretrained(folder, towers="image").save_pretrained(images)
+    assert refused(images) == "it holds the image tower alone, and what is published is to classify by texts"
+    (tmp_path / "empty").mkdir()
+    for nothing in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(mk.MobileClipError, match="holds no converted model"):
+            publish(nothing, REPO)
+    with pytest.raises(HubError, match="name the repository as user/name"):
+        publish(folder, "name")
+    assert hub.requests == []
+
+
+# What goes wrong on the way
+
+
+def test_the_hub_refuses(hub, folder):
+    with pytest.raises(HubError, match="the token is not valid"):
+        publish(folder, REPO, token="nobody")
+    with pytest.raises(HubError, match="does not allow it"):
+        publish(folder, "someone/model")
+    hub.create(REPO)  # answered by 409: it is there, which is as good
+    assert publish(folder, REPO).commit is not None
+
+
+def test_an_upload_cut_in_the_middle_is_finished_by_the_next(hub, folder):
+    hub.fault("PUT", "/lfs/", cut_after=10_000, times=math.inf)
+    with pytest.raises(HubError, match="broke off"):
+        publish(folder, REPO)
+    repository = hub.repositories[REPO]
+    assert set(repository.resolve("main").tree) == {".gitattributes"} and repository.tags == {}
+    hub.faults.clear()
+    assert publish(folder, REPO).commit == repository.tags[TAG]
+
+
+def test_a_hub_without_room(hub, folder):
+    hub.blobs.quota = 50_000
+    with pytest.raises(HubError, match="has no room for the files"):
+        publish(folder, REPO)
+    assert hub.repositories[REPO].tags == {}
+    hub.blobs.quota = None
+    assert publish(folder, REPO).commit == hub.repositories[REPO].tags[TAG]
+
+
+# The command
+
+
+def test_the_command(hub, folder):
+    arguments = ["publish", str(folder), "--repo", REPO]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
+    found = json.loads(planned.stdout)
+    assert {file["path"] for file in found["files"]} == FILES and hub.repositories == {}
+    done = CliRunner().invoke(app, [*arguments, "--private"])
+    assert done.exit_code == 0, done.output
+    assert hub.repositories[REPO].private
+    assert re.search(r"train/model\.weights\.h5 .* \d+ MB .* sent", done.stdout)
+    assert f"14 files ({sum(f['size'] for f in found['files']) / 1e6:.0f} MB) sent, {TAG}:" in done.stdout
+    again = CliRunner().invoke(app, arguments)
+    assert "0 files (0 B) sent" in again.stdout and again.stdout.count("there already") == 14
+    (folder / "LICENSE").unlink()
+    failed = CliRunner().invoke(app, [*arguments, "--json"])
+    assert failed.exit_code == 1 and failed.stdout == ""
+    assert "cannot be published:\n- it has no LICENSE" in failed.stderr and "Traceback" not in failed.stderr
+
+
+# From the command to the reader of the card
+
+
+@pytest.mark.slow
+def test_the_code_on_the_card_runs_as_pasted(tmp_path):
+    made = tmp_path / "converted"
+    checkpoint = synthetic_checkpoint("2-s0", tmp_path)
+    convert(checkpoint, made, variant="2-s0", form="inference", verify=False)
+    checkpoint.unlink()
+    pass_verification(made)
+    with Hub(tmp_path / "hub") as hub, pytest.MonkeyPatch.context() as monkeypatch:
+        use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
+        publish(made, REPO, tag=TAG)
+        shutil.rmtree(made)
+        card = hub.repositories[REPO].resolve("main").tree["README.md"]
+        blocks = re.findall(r"```python\n(.*?)```", hub.blobs.path(card.sha256).read_text(), re.DOTALL)
+        assert len(blocks) == 2
+        ours, plain = blocks
+        without = "import sys\nsys.modules.update(dict.fromkeys(('torch', 'timm', 'open_clip')))\n"
+        same = "assert keras.ops.all(model.encode_text(tokenize(labels)) == text_features)\n"
+        environment = {name: os.environ[name] for name in ("PATH", "KERAS_BACKEND", "CUDA_VISIBLE_DEVICES")}
+        ran = subprocess.run(
+            [sys.executable, "-c", without + ours + plain + same],
+            env=environment | {"PYTHONPATH": str(ROOT)} | hub.environment(tmp_path / "reader"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert ran.returncode == 0, ran.stderr
+    probabilities = re.findall(r"(\d+\.\d)%  (a .*)", ran.stdout)
+    assert [label for _, label in probabilities] == ["a red square", "a blue square", "a photo of a dog"]
+    assert sum(float(number) for number, _ in probabilities) == pytest.approx(100, abs=0.2)

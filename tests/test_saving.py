@@ -1,0 +1,151 @@
+"""Models saved by Keras and loaded again, also on another backend."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.keras_models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
+from mobileclip_keras.keras_models.model import MobileClipModel
+
+from .support import (
+    ROOT,
+    SMALL_IMAGE_TOWERS,
+    SMALL_TEXT_TOWERS,
+    TOKENS,
+    features,
+    images,
+    small_model,
+    small_towers,  # noqa: F401
+    weights,
+)
+
+INPUTS = {"image": images(64, 2), "text": TOKENS[:2]}
+
+
+def outputs(model: keras.Model, inputs: dict[str, np.ndarray] = INPUTS) -> dict[str, np.ndarray]:
+    made = model({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()}, training=False)
+    return {key: keras.ops.convert_to_numpy(keras.ops.cast(value, "float64")) for key, value in made.items()}
+
+
+def assert_same(model: keras.Model, loaded: keras.Model, inputs: dict[str, np.ndarray] = INPUTS) -> None:
+    expected = outputs(model, inputs)
+    for key, value in outputs(loaded, inputs).items():
+        assert np.array_equal(value, expected[key]), key
+    assert [v.path for v in model.weights] == [v.path for v in loaded.weights]
+    for one, other in zip(weights(model), weights(loaded), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("form", ["train", "inference"])
+def test_a_model_comes_back_from_a_keras_file(tmp_path: Path, form: str) -> None:
+    model = small_model(form=form)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, MobileClipModel) and loaded.form == form
+    assert_same(model, loaded)
+
+
+@pytest.mark.backend
+def test_a_model_comes_back_from_an_unzipped_folder(tmp_path: Path) -> None:
+    model = small_model("small_vit", "small_transformer_causal")
+    keras.saving.save_model(model, tmp_path / "model", zipped=False)
+    assert {"config.json", "metadata.json", "model.weights.h5"} <= {p.name for p in (tmp_path / "model").iterdir()}
+    assert_same(model, keras.saving.load_model(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("image", SMALL_IMAGE_TOWERS)
+def test_every_image_tower_comes_back(tmp_path: Path, image: str) -> None:
+    options = {"norm_epsilon": 1e-6, "stem_padding": 1} if image == "small_vit" else {}
+    model = small_model(image, None, projection_bias=True, **options)
+    model.save(tmp_path / "model.keras")
+    inputs = {"image": images(SMALL_IMAGE_TOWERS[image].image_size, 2)}
+    assert_same(model, keras.saving.load_model(tmp_path / "model.keras"), inputs)
+
+
+@pytest.mark.parametrize("text", SMALL_TEXT_TOWERS)
+def test_every_text_tower_comes_back(tmp_path: Path, text: str) -> None:
+    model = small_model(None, text)
+    model.save(tmp_path / "model.keras")
+    assert_same(model, keras.saving.load_model(tmp_path / "model.keras"), {"text": TOKENS})
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
+def test_the_dtype_policy_comes_back(tmp_path: Path, policy: str) -> None:
+    model = small_model(dtype=policy)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.dtype_policy.name == loaded.image_encoder.dtype_policy.name == policy
+    assert loaded.image_encoder.backbone.stem[0].dtype_policy.name == policy
+    assert_same(model, loaded)
+
+
+@pytest.mark.backend
+def test_another_keras_model_as_image_tower_comes_back(tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
+    encoder = MobileClipImageEncoder(keras.Model(inputs, features), 16, image_size=64)
+    model = MobileClipModel(encoder, small_model(None).text_encoder)
+    model.save(tmp_path / "model.keras")
+    assert_same(model, keras.saving.load_model(tmp_path / "model.keras"))
+
+
+def test_a_backbone_of_keras_applications_comes_back(tmp_path: Path) -> None:
+    model = MobileClipModel(MobileClipImageEncoder("MobileNetV2", 16, image_size=64))
+    model.save(tmp_path / "model.keras")
+    assert_same(model, keras.saving.load_model(tmp_path / "model.keras"), {"image": images(64, 2)})
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_model_saved_on_tensorflow_loads_on(tmp_path: Path, backend: str) -> None:
+    model = small_model(form="inference")
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "features.npz", **features(model, 64))
+    script = tmp_path / "load.py"
+    script.write_text(
+        "import sys, keras, numpy as np\n"
+        "import mobileclip_keras\n"
+        "from tests.support import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, IMAGE_TOWERS, TEXT_TOWERS\n"
+        "IMAGE_TOWERS |= SMALL_IMAGE_TOWERS; TEXT_TOWERS |= SMALL_TEXT_TOWERS\n"
+        "from tests.support import features\n"
+        "made = features(keras.saving.load_model(sys.argv[1]), 64)\n"
+        "for key, value in np.load(sys.argv[2]).items():\n"
+        "    assert np.abs(value - made[key]).max() < 1e-5, key\n"
+        "print(keras.backend.backend())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script, tmp_path / "model.keras", tmp_path / "features.npz"],
+        env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == backend
+
+
+# --- The parts on their own ---
+
+
+def test_an_encoder_is_a_model_of_its_own(tmp_path: Path) -> None:
+    for encoder, inputs in (
+        (small_model().image_encoder, images(64, 2)),
+        (small_model().text_encoder, TOKENS[:2]),
+    ):
+        encoder.save(tmp_path / "encoder.keras")
+        loaded = keras.saving.load_model(tmp_path / "encoder.keras")
+        assert np.array_equal(loaded.predict(inputs, verbose=0), encoder.predict(inputs, verbose=0))
+        assert loaded.get_config() == encoder.get_config()
+
+
+def test_the_projection_head_comes_back_from_its_config() -> None:
+    config: dict[str, Any] = ImageProjectionHead(7, use_bias=True, name="head").get_config()
+    again = ImageProjectionHead.from_config(config)
+    again.build((None, 4, 4, 3))
+    assert (again.name, again.embed_dim) == ("head", 7)
+    assert [tuple(v.shape) for v in again.weights] == [(3, 7), (7,)]
