@@ -8,6 +8,7 @@ Results are added to the JSON file, one entry for each variant, layout and backe
 import json
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from mobileclip_keras.converters.checkpoint import open_checkpoint
-from mobileclip_keras.converters.convert import convert
+from mobileclip_keras.converters.convert import VerificationError, convert
 from mobileclip_keras.converters.identify import kinds
 from mobileclip_keras.keras_models.registry import VARIANTS, get_variant
 from mobileclip_keras.verify import synthetic
@@ -33,10 +33,11 @@ def measure(name: str, layout: str, form: str) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{variant.name}.safetensors"
         save_file(synthetic.state_dict(fitting[0].shapes.items(), seed=0), source)
-        size = open_checkpoint(source).size
+        size = source.stat().st_size
         start = time.perf_counter()
         verifications: list[Any] = []
-        convert(source, Path(folder) / "out", variant=name, report=verifications.append)
+        with suppress(VerificationError):  # the table shows it
+            convert(source, Path(folder) / "out", variant=name, report=verifications.append)
         seconds = time.perf_counter() - start
     (verification,) = verifications
     return {

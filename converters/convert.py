@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..keras_models.architectures import FORMS
 from ..keras_models.copying import copy_model
 from ..keras_models.errors import MissingPackageError, MobileClipError
-from ..keras_models.folding import reparameterize
+from ..keras_models.folding import fold_tower, reparameterize
 from ..keras_models.loading import TRAIN_FOLDER
 from ..keras_models.model import MobileClipModel
 from ..keras_models.preprocessing import ImagePreprocessor
@@ -79,7 +80,8 @@ def convert(
         verify: whether to compare with PyTorch first.
         force: whether to replace a converted folder that is there.
         like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See
-        keras_models/registry.py. progress: shows steps.
+            keras_models/registry.py.
+        progress: shows steps.
         report: called with the verification, passed or not.
 
     Raises:
@@ -105,12 +107,13 @@ def convert(
 
     bias = has_projection_bias(found, kind, checkpoint)
     # float32 unless the file is finer and is to stay so: what is smaller is rounded when it is written.
-    model = build_model(found, kind, bias, "float64" if dtype == "float64" else "float32", like_open_clip)
+    # In a list, for `_folded` to take out: two whole models at once would be too much memory.
+    models = [build_model(found, kind, bias, "float64" if dtype == "float64" else "float32", like_open_clip)]
     with progress(f"Mapping {len(kind.rows)} tensors", len(kind.rows)) as advance:
-        load_into(model, checkpoint, kind.rows, advance)
+        load_into(models[0], checkpoint, kind.rows, advance)
     verification = None
     if verify:
-        verification = _verify(checkpoint, kind, found, model, forms, progress, like_open_clip)
+        verification = _verify(checkpoint, kind, found, models[0], forms, progress, like_open_clip)
         report(verification)
         if not verification.passed:
             raise VerificationError(f"{source.name} was not converted: the result is not equal to PyTorch.")
@@ -120,10 +123,9 @@ def convert(
     with written_whole(target, force) as folder:
         for name in sorted(forms, key=FORMS.index):
             with progress(f"Writing the {name} form"):
-                if name != model.form:
-                    model = model.reparameterize(name)
-                    gc.collect()  # the form before, which is as large and not needed any more
-                _write_form(model, folder if name == forms[0] else folder / TRAIN_FOLDER, dtype)
+                if name != models[0].form:
+                    models.append(_folded(models, name))
+                _write_form(models[0], folder if name == forms[0] else folder / TRAIN_FOLDER, dtype)
         conversion = {
             "variant": found.name,
             "source": {
@@ -200,11 +202,29 @@ def _verify(
     like_open_clip: bool,
 ) -> Verification:
     def make_model(form: str, dtype: str) -> MobileClipModel:
-        # Folded straight into the dtype wanted: a float64 copy of the train form would be one too many in memory.
+        # Folded straight into the dtype wanted: a float64 copy of the train form would be one too many.
         same = (form, dtype) == (model.form, model.dtype)
         return model if same else reparameterize(model, form, dtype)
 
     return verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
+
+
+def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
+    """The model taken out of a list, folded; each tower is let go of before the next is folded."""
+    model = models.pop()
+    scale, variant = keras.ops.convert_to_numpy(model.logit_scale), model.variant
+    towers = [model.image_encoder, model.text_encoder]
+    del model
+    folded: list[Any] = []
+    while towers:
+        tower = towers.pop(0)
+        folded.append(None if tower is None else fold_tower(tower, form))
+        del tower
+        gc.collect()  # layers refer to each other in circles
+    image, text = folded
+    new = MobileClipModel(image, text, variant, dtype=image.dtype_policy)
+    new.logit_scale.assign(scale)
+    return new
 
 
 def _write_form(model: MobileClipModel, place: Path, dtype: str) -> None:

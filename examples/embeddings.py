@@ -11,7 +11,7 @@ from mobileclip_keras import verify
 photos = sorted(Path(verify.__file__).parent.glob("photos/*.jpg"))[:4]
 names = tuple(photo.name for photo in photos)
 
-model = mk.MobileClipModel.from_variant("s0", form="inference")  # untrained: what is found means nothing
+model = mk.MobileClipModel.from_variant("s0")  # untrained: what is found means nothing
 images = mk.ImagePreprocessor.from_variant("s0")(photos)
 features = model.predict({"image": images}, verbose=0)["image_features"]
 print("features", features.shape, "of length", np.linalg.norm(features, axis=1).round(4))

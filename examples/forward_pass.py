@@ -9,7 +9,7 @@ from mobileclip_keras import verify
 
 photos = sorted(Path(verify.__file__).parent.glob("photos/*.jpg"))[:2]
 
-model = mk.MobileClipModel.from_variant("s0", form="inference")
+model = mk.MobileClipModel.from_variant("s0")
 images = mk.ImagePreprocessor.from_variant("s0")(photos)
 tokens = mk.Tokenizer()(["a photo of an astronaut", "a photo of a cat", "a photo of a cup of coffee"])
 

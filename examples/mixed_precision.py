@@ -7,8 +7,8 @@ import mobileclip_keras as mk
 
 images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype("float32")
 
-full = mk.MobileClipModel.from_variant("s0", form="inference", towers="image")
-half = mk.MobileClipModel.from_variant("s0", form="inference", towers="image", dtype="mixed_bfloat16")
+full = mk.MobileClipModel.from_variant("s0", towers="image")
+half = mk.MobileClipModel.from_variant("s0", towers="image", dtype="mixed_bfloat16")
 half.set_weights(full.get_weights())
 
 features = full.encode_image(images)

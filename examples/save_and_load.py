@@ -8,7 +8,7 @@ import numpy as np
 
 import mobileclip_keras as mk
 
-model = mk.MobileClipModel.from_variant("s0", form="inference")
+model = mk.MobileClipModel.from_variant("s0")
 inputs = {
     "image": np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype("float32"),
     "text": mk.Tokenizer()(["a cat", "a dog"]),

@@ -13,10 +13,8 @@ from mobileclip_keras import verify
 
 photos = sorted(Path(verify.__file__).parent.glob("photos/*.jpg"))[:3]
 
-if len(sys.argv) > 1:
-    model = mk.MobileClipModel.from_pretrained(sys.argv[1])
-else:
-    model = mk.MobileClipModel.from_variant("s0", form="inference")
+given = sys.argv[1:]
+model = mk.MobileClipModel.from_pretrained(given[0]) if given else mk.MobileClipModel.from_variant("s0")
 
 classifier = mk.ZeroShotClassifier(model, ["astronaut", "camera man", "cat"], templates="single")
 for photo, predictions in zip(photos, classifier.classify(photos, top_k=2), strict=True):

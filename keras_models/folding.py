@@ -15,7 +15,6 @@ import keras
 import numpy as np
 
 from .architectures import FORMS
-from .copying import set_dtype
 from .fastvit import FastViT, FastViTStage
 from .layers.attention import SelfAttention
 from .layers.blocks import AttentionBlock, RepMixerBlock
@@ -43,19 +42,22 @@ def reparameterize(model: Any, form: str = "inference", dtype: str | None = None
     if form not in FORMS or FORMS.index(form) < FORMS.index(model.form):
         choices = " or ".join(repr(name) for name in FORMS[FORMS.index(model.form) :])
         raise ValueError(f"A model in {model.form!r} form can be made {choices}, not {form!r}.")
-    config = model.get_config()
-    for key in ("image_encoder", "text_encoder"):
-        if config[key] is not None:
-            config[key]["config"]["form"] = form
+    towers = (model.image_encoder, model.text_encoder)
+    image, text = (None if tower is None else fold_tower(tower, form, dtype) for tower in towers)
+    new = type(model)(image, text, model.variant, name=model.name, dtype=dtype or model.dtype_policy)
+    new.logit_scale.assign(model.logit_scale)
+    return new
+
+
+def fold_tower(tower: Any, form: str, dtype: str | None = None) -> Any:
+    """A new image or text encoder in the same or a further folded form. See `reparameterize`."""
+    config = {**tower.get_config(), "form": form}
     if dtype is not None:
-        set_dtype(config, dtype)
+        config["dtype"] = dtype
     with to_be_overwritten():
-        folded = type(model).from_config(config)
-    folded.logit_scale.assign(model.logit_scale)
-    for source, target in ((model.image_encoder, folded.image_encoder), (model.text_encoder, folded.text_encoder)):
-        if source is not None:
-            fold(source.backbone, target.backbone)
-            _copy(source.projection, target.projection)
+        folded = type(tower).from_config(config)
+    fold(tower.backbone, folded.backbone)
+    _copy(tower.projection, folded.projection)
     return folded
 
 

@@ -48,7 +48,12 @@ __all__ = ["__version__", *_HOMES]
 def _register(_: Any) -> None:
     """Makes the models known to `keras.saving.load_model` as soon as Keras is there, before or after this package."""
     for module in ("keras_models.model", "keras_models.preprocessing_layer"):
-        import_module(f".{module}", __name__)
+        try:
+            import_module(f".{module}", __name__)
+        except ImportError:
+            # Keras is being imported by one of these modules, which is still half made, and registers itself.
+            # Anything really missing will be missed again where it is used.
+            continue
 
 
 def __getattr__(name: str) -> Any:
