@@ -4,9 +4,9 @@
 # `make help` lists the rest.
 
 PYTHON ?= python3.11
-# Threads of each numerical library, test processes (0: one, no pool), and what else pytest should be told.
-THREADS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-WORKERS ?= 0
+# Test processes, threads of each numerical library in each, and what else pytest should be told.
+WORKERS ?= 2
+THREADS ?= 1
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -18,7 +18,7 @@ QUIET_CPU := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THRE
 PYTEST := $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench tables clean
+.PHONY: help venv demo test long lint format bench tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -35,10 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## convert a synthetic checkpoint, verify it, load it back, classify
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/demo.py
 
-test: venv  ## the whole suite on TensorFlow, then what depends on the backend on JAX and PyTorch
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) -m backend
-	KERAS_BACKEND=torch $(PYTEST) -m backend
+test: venv  ## the suite on TensorFlow, then what depends on the backend on JAX and PyTorch
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow and not large"
+	KERAS_BACKEND=jax $(PYTEST) -m "backend and not slow and not large"
+	KERAS_BACKEND=torch $(PYTEST) -m "backend and not slow and not large"
+
+long: venv  ## the large variants, and what takes minutes: every Unicode character, real-size journeys
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "slow or large"
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -49,8 +52,8 @@ format: venv  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv  ## time the models
-	$(BIN)/python examples/bench.py
+bench: venv  ## how equal to PyTorch s0 is on this backend
+	$(QUIET_CPU) $(BIN)/python benchmarks/agreement.py s0
 
 tables: venv  ## write the tables of weight_maps/ anew
 	$(BIN)/python -m mobileclip_keras.weight_maps.generate
