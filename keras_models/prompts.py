@@ -9,7 +9,7 @@ SLOT = "{}"
 
 SINGLE = ("a photo of a {}.",)
 
-# The seven that CLIP's authors found to do nearly as well on ImageNet as all eighty.
+# The seven that CLIP's authors picked from the eighty.
 SHORT = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -105,7 +105,7 @@ OPENAI = (
 )
 
 TEMPLATES = {"single": SINGLE, "short": SHORT, "openai": OPENAI}
-"""The named sets, from the fastest to the most accurate."""
+"""The named sets, the smallest first."""
 
 _ARTICLE = re.compile(r"(?:an?|the)\s+", re.IGNORECASE)
 _ENDS_IN_ARTICLE = re.compile(r"(?:^|\s)(?:an?|the)\s+$", re.IGNORECASE)

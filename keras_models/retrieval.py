@@ -40,7 +40,7 @@ class EmbeddingIndex:
     Example:
         >>> stored = Embeddings.load("photos.npz")
         >>> EmbeddingIndex(stored.names, stored.features, model).search("a red car", top_k=1)
-        [[Match(name='car.jpg', score=0.27)]]
+        [[Match(name='car.jpg', score=...)]]
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class ZeroShotClassifier:
     Example:
         >>> classifier = ZeroShotClassifier(model, ["cat", "dog"])
         >>> classifier.classify("cat.jpg", top_k=1)
-        [[Prediction(label='cat', probability=0.98)]]
+        [[Prediction(label='cat', probability=...)]]
     """
 
     def __init__(

@@ -11,16 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
-# Some of what each prints.
+# What each prints, as a pattern. An example whose features are all zero also runs, so where there are numbers the
+# patterns ask for some that only a working model gives.
 EXPECTED = {
-    "build_variant": "image_encoder: ",
-    "demo": "the labels mean nothing",
-    "embeddings": "outer space: ",
-    "fine_tune": "after 10 steps",
-    "forward_pass": "probabilities, an image to a row",
-    "mixed_precision": "of features: bfloat16",
-    "save_and_load": "text_features: the largest difference is 0.0",
-    "zero_shot": "astronaut.jpg: ",
+    "build_variant": r"image_encoder: 11,457,266 parameters to train, 11,348,032 to run",
+    "demo": r"equal to PyTorch(.|\n)*the labels mean nothing",
+    "embeddings": r"of length \[1\. 1\. 1\. 1\.\]",
+    "fine_tune": r"after 50 steps; guessing gives 1\.386",
+    "forward_pass": r"probabilities, an image to a row",
+    "mixed_precision": r"cosine similarity to float32: \[(1\. +|0\.99\d* *){2}\]",
+    "save_and_load": r"image_features: up to 0\.[1-9]\d*, the largest difference is 0\.0",
+    "zero_shot": r"astronaut\.jpg: \w+ \d+%",
 }
 
 
@@ -36,7 +37,10 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error:::mobileclip_keras", str(EXAMPLES / f"{name}.py")]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert EXPECTED[name] in ran.stdout
+    assert re.search(EXPECTED[name], ran.stdout), ran.stdout
     if name == "fine_tune":
-        before, after = (float(number) for number in re.findall(r"\d+\.\d+", ran.stdout))
-        assert after < before
+        _, after, chance = (float(number) for number in re.findall(r"\d+\.\d+", ran.stdout))
+        assert after < 0.9 * chance
+    if name == "forward_pass":
+        rows = re.findall(r"\[+([\d. ]+)\]", ran.stdout)
+        assert rows[0] != rows[1], "every image has the same probabilities"
