@@ -308,6 +308,8 @@ def test_a_disk_that_fills_up(image_file, tmp_path):
 def test_killed_while_writing(image_file, tmp_path, number, status):
     """The signal comes while the weights are there, under the name of the moment."""
     pause = (
+        # Where a shell runs the tests in the background, its children are born deaf to interrupts.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, mobileclip_keras.converters.convert as c\n"
         "def wait(*_): print('written', flush=True); time.sleep(60)\n"
         "c.weight_hashes = wait\n"
