@@ -35,8 +35,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## convert a synthetic checkpoint, verify it, load it back, classify
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/demo.py
 
-# Known to fail, and open: on PyTorch, `fit` of an mci tower ends in a corrupted heap inside torch's backward pass,
-# and Keras narrows float64 outside of verification; on JAX, B's golden outputs.
+# Known to fail, and open. On PyTorch, `fit` of an mci tower ends in a corrupted heap inside torch's backward pass, and
+# Keras narrows float64 outside of verification. On JAX, B's float32 logits on the golden inputs are 1.2e-5 off, where
+# 1e-5 is allowed.
 NOT_YET_ON_TORCH := --deselect tests/test_models.py::test_a_training_step_moves_every_weight_and_counts_itself \
 	--deselect "tests/test_models.py::test_dtype_policies[float64-float64-float64-0.0001]"
 NOT_YET_ON_JAX := --deselect \
