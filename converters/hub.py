@@ -38,6 +38,7 @@ class UploadResult:
     commit: str | None  # the commit that holds the folder; None for a dry run that found something to upload
     files_uploaded: tuple[str, ...]  # paths in the repository
     files_unchanged: tuple[str, ...]  # those that the repository held already, bit for bit
+    would_create: bool = False  # of a dry run: whether no repository of that name is there for this user to see
 
 
 def download_file(
@@ -111,8 +112,9 @@ def upload_folder(
 
     The repository is made if need be, and so is the branch `revision` (default `main`). `tag` names the
     resulting commit; a tag that stands on another is not moved. Names that start with a dot are left out, and
-    files that only the repository has are left alone. A dry run reads both sides and writes to neither.
-    Raises HubError, also where `private` is asked for and the repository is a public one.
+    files that only the repository has are left alone. A dry run reads both sides and writes to neither, which
+    takes no token where the repository is public. Raises HubError, also where `private` is asked for and the
+    repository is a public one.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -125,7 +127,7 @@ def upload_folder(
     if _is_offline():
         raise HubError(f"{cannot}: HF_HUB_OFFLINE is set. Unset it to publish.")
     with _plain_errors(f"upload to {repo_id}", repo_id, revision):
-        if not (token or get_token()):
+        if not (dry_run or token or get_token()):
             raise HubError(f"{cannot}: no token with write access. To give one, {LOG_IN}.")
         api = HfApi(endpoint=_endpoint(), token=token)
         if not dry_run:
@@ -151,7 +153,7 @@ def upload_folder(
             ).oid
         if tag and not dry_run:
             api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-    return UploadResult(f"{api.endpoint}/{repo_id}", commit, changed, unchanged)
+    return UploadResult(f"{api.endpoint}/{repo_id}", commit, changed, unchanged, dry_run and head is None)
 
 
 def _files(folder: Path) -> dict[str, Path]:
