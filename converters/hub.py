@@ -30,6 +30,10 @@ class HubError(MobileClipError):
     """The Hub, the way to it or the disk failed; the message says what to do."""
 
 
+class NoSuchFileError(HubError):
+    """A repository does not hold a file, or the local cache does not, where only that may be used."""
+
+
 @dataclass(frozen=True)
 class UploadResult:
     """What an upload did, or would do."""
@@ -239,7 +243,9 @@ def _plain_errors(
         while isinstance(reason, wrappers) and reason.__cause__ is not None:
             reason = reason.__cause__
         explained = _explain(reason, _bare(repo_id), revision or "main", cache_dir)
-        raise HubError(f"Cannot {doing}: {explained}") from error
+        missing = (errors.RemoteEntryNotFoundError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+        kind = NoSuchFileError if isinstance(reason, missing) else HubError
+        raise kind(f"Cannot {doing}: {explained}") from error
 
 
 def _explain(error: BaseException, repo_id: str, revision: str, cache_dir: str | Path | None) -> str:
