@@ -1,5 +1,6 @@
 """The command line: `mobileclip-keras COMMAND`, and `convert` on its own."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..keras_models.errors import MobileClipError
@@ -60,6 +62,11 @@ def _fail(message: str, status: int = 1) -> None:
     errors.print("Error: ", style="bold red", end="")
     errors.print(message, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(status)
+
+
+def say(sentence: str) -> None:
+    """A sentence on standard output as it is: names in it may be long, and may look like the library's markup."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -135,9 +142,9 @@ def _facts(done: "Conversion") -> dict[str, Any]:
 
 def _say(done: "Conversion") -> None:
     for note in done.notes:
-        console.print(f"Note: {note}.", highlight=False)
+        say(f"Note: {note}.")
     state = "verified" if done.verification else "not verified"
-    console.print(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
+    say(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
 
 
 @app.command()
@@ -150,9 +157,9 @@ def inspect(file: Annotated[Path, typer.Argument(help="A checkpoint file.")], as
         if as_json:
             print_json(facts)
             return
-        table = Table(show_header=False, title=str(file), title_justify="left")
+        table = Table(show_header=False, title=escape(str(file)), title_justify="left")
         for name, value in facts.items():
-            table.add_row(name, "\n".join(map(str, value)) if isinstance(value, list) else str(value))
+            table.add_row(name, escape("\n".join(map(str, value)) if isinstance(value, list) else str(value)))
         console.print(table)
 
 
@@ -195,11 +202,19 @@ def to_torch(
 
         with bars(console)(f"Writing {out.name}") as advance:
             count = run(folder, layout, out, force=force, progress=advance)
-        console.print(f"Wrote {count} tensors in the {layout} layout to {out}.")
+        say(f"Wrote {count} tensors in the {layout} layout to {out}.")
 
 
 # Commands that use converted models; they need what stands above.
 from . import cli_publish, cli_use  # noqa: E402, F401
+
+
+def _prepare() -> None:
+    """Sets the process up for a command."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a mark that an output's encoding lacks is no reason to fail
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
 def _terminated(*_: Any) -> None:
@@ -209,13 +224,13 @@ def _terminated(*_: Any) -> None:
 
 def main() -> None:
     """Runs `mobileclip-keras`."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _prepare()
     app()
 
 
 def convert_main() -> None:
     """Runs `convert`, which is `mobileclip-keras convert`."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _prepare()
     single = typer.Typer(pretty_exceptions_enable=False)
     single.command()(convert)
     single()

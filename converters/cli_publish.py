@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .cli import Json, app, console, plain_errors, print_json
+from .cli import Json, app, console, plain_errors, print_json, say
 
 
 @app.command()
@@ -34,12 +34,11 @@ def publish(
             table.add_row(file.path, _readable(file.size), state if file.sent else "there already")
         console.print(table)
         for path in done.left_out:
-            console.print(f"Left out: {path}", markup=False, highlight=False)
+            say(f"Left out: {path}")
         if done.would_create:
-            note = f"{repo.removeprefix('hf://')} is not there, or not for everyone to see; it would be created."
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(f"{repo.removeprefix('hf://')} is not there, or not for everyone to see; it would be created.")
         size = _readable(sum(file.size for file in sent))
-        console.print(f"{len(sent)} files ({size}) {state}, {done.tag}: {done.url}", soft_wrap=True)
+        say(f"{len(sent)} files ({size}) {state}, {done.tag}: {done.url}")
 
 
 def _readable(size: float) -> str:

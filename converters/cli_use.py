@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..keras_models.errors import MobileClipError
-from .cli import Force, Json, app, console, errors, plain_errors, print_json
+from .cli import Force, Json, app, console, errors, plain_errors, print_json, say
 from .progress import bars
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def embed(
             print_json({"file": str(out) if names else None, **facts, "unreadable": _unreadable(batches)})
         elif names:
             also = f" and {len(texts)} texts" if texts else ""
-            console.print(f"Wrote {len(names)} images{also}, {width} numbers each, to {out}.", highlight=False)
+            say(f"Wrote {len(names)} images{also}, {width} numbers each, to {out}.")
         _finish(batches, len(names), as_json)
 
 

@@ -30,7 +30,7 @@ def bars(console: Console) -> Progress:
     def show(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         columns = (
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
         )

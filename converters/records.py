@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,32 @@ class RecordError(MobileClipError):
     """A converted folder lacks a record, or the record does not fit the weights beside it."""
 
 
+class _Record(dict[str, Any]):
+    """A record, or one within it, that says where something is missing."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise RecordError(f"{self._path} does not say {key!r}.")
+
+
 def read_record(folder: Path, name: str) -> dict[str, Any]:
     """One of the JSON files of a converted folder.
 
     Raises:
-        RecordError: where it is missing or damaged.
+        RecordError: where it is missing or damaged; also where what is asked of the record is not in it.
     """
+    path = folder / name
     try:
-        record = json.loads((folder / name).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Record, path))
     except FileNotFoundError as error:
         raise RecordError(f"{folder} has no {name}: it was not written by convert.") from error
     except (OSError, ValueError) as error:
-        raise RecordError(f"{folder / name} cannot be read: {error}") from error
+        raise RecordError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise RecordError(f"{folder / name} does not hold a record.")
+        raise RecordError(f"{path} does not hold a record.")
     return record
 
 

@@ -1,16 +1,21 @@
 """The command line: what it prints, how it ends, and that nobody ever reads a traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters import cli, inspection
+from mobileclip_keras.converters.records import RecordError, read_record
 from mobileclip_keras.keras_models.layers import branches
-from tests.converter_support import ROOT, TIMM, arrays, left_in, python, write
+from tests.converter_support import ROOT, TIMM, arrays, as_torch, left_in, python, write
 
 RUNNER = CliRunner()
 
@@ -36,7 +41,7 @@ def image_file(tmp_path_factory):
 def folder(image_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "folder"
     text = run("convert", "--src", image_file, "--out", out, "--form", "train", "--no-verify")
-    assert f"Wrote {out} (mobileclip2_s0, train form, not verified)." in text.replace("\n", "")
+    assert f"Wrote {out} (mobileclip2_s0, train form, not verified)." in text
     assert "Note: the timm layout holds the image tower alone" in text
     return out
 
@@ -126,6 +131,20 @@ def test_inspect(tmp_path, image_file):
     assert "There is no file" in run("inspect", tmp_path / "none.pt", status=1)
 
 
+def test_names_that_look_like_markup(tmp_path):
+    """Square brackets are the terminal library's own language."""
+    source, out, made = (tmp_path / "a[" / name for name in ("[red]a].pt", "out]", "made].safetensors"))
+    source.parent.mkdir()
+    torch.save({"state_dict": as_torch(arrays(TIMM)), "[/epoch]": 1}, source)
+    text = run("convert", "--src", source, "--out", out, "--variant", "2-s0", "--form", "train", "--no-verify")
+    assert "Reading [red]a].pt" in text and "[/epoch]" in text
+    assert f"Wrote {out} (mobileclip2_s0, train form, not verified)." in text
+    assert "[/epoch]" in "".join(run("inspect", source).split())
+    assert f"to {made}." in run("to-torch", out, "--layout", "timm", "--out", made)
+    write({**arrays(TIMM), "[/x]": np.zeros(1, np.float32)}, source)
+    assert "[/x]" in run("inspect", source, status=1)
+
+
 def test_inspect_a_sharded_checkpoint(tmp_path):
     names = list(TIMM.shapes)
     parts = {"a.safetensors": names[:300], "b.safetensors": names[300:]}
@@ -163,6 +182,17 @@ def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkey
     monkeypatch.setattr(verifying, "verify_folder", lambda *_: Verification("mobileclip2_s0", "tensorflow"))
     done = RUNNER.invoke(cli.app, ["verify", str(folder), "--src", str(image_file)])
     assert done.exit_code == 1 and "Unexpected" not in done.stderr
+
+
+def test_records_that_lack_something(tmp_path, folder):
+    place = Path(shutil.copytree(folder, tmp_path / "folder"))
+    for record, missing in (({}, "variant"), ({"variant": "mobileclip2_s0"}, "dtype")):
+        (place / "conversion.json").write_text(json.dumps(record))
+        text = run("verify", place, "--src", tmp_path / "none.pt", status=1)
+        assert text == f"Error: {place / 'conversion.json'} does not say 'what'.\n".replace("what", missing)
+    (place / "verification.json").write_text('{"float32": [{}]}')
+    with pytest.raises(RecordError, match=r"verification.json does not say 'form'\."):
+        read_record(place, "verification.json")["float32"][0]["form"]
 
 
 @pytest.mark.slow
@@ -227,3 +257,10 @@ def test_a_bad_file_in_a_process_of_its_own(tmp_path):
     assert done.returncode == 1 and done.stdout == ""
     # Nothing else: what inspects a file starts no framework.
     assert done.stderr.startswith(f"Error: {tmp_path / 'a.pt'} is a web page") and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_lacks_the_characters():
+    """As on Windows, where what goes to a file has an encoding of some 200 characters."""
+    code = "from mobileclip_keras.converters import cli; cli._prepare(); cli.console.print('✓')"
+    done = python("import os, sys; sys.stdout.reconfigure(encoding='cp1252', errors='strict')\n" + code)
+    assert (done.returncode, done.stdout.strip()[:1]) == (0, "?"), done.stderr
