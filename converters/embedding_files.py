@@ -92,7 +92,16 @@ class Embeddings:
         if not path.is_file():
             raise EmbeddingFileError(f"{path} does not exist.")
         try:
-            return cls._read_npz(path) if path.suffix == ".npz" else cls._read_parquet(path)
+            found = cls._read_npz(path) if path.suffix == ".npz" else cls._read_parquet(path)
+            for kind, names, features in (
+                ("names", found.names, found.features),
+                ("texts", found.texts, found.text_features),
+            ):
+                if features.ndim != 2 or len(names) != len(features):
+                    raise ValueError(f"it has {len(names)} {kind} for features of shape {features.shape}")
+                if not np.isfinite(features).all():
+                    raise ValueError("not all of its numbers are finite")
+            return found
         except MobileClipError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -102,7 +111,8 @@ class Embeddings:
     def _read_npz(cls, path: Path) -> Self:
         with np.load(path, allow_pickle=False) as file:
             names, texts = (tuple(file[key].tolist()) for key in ("names", "texts"))
-            return cls(str(file["model"]), names, file["features"], texts, file["text_features"])
+            features, text_features = (np.asarray(file[key], np.float32) for key in ("features", "text_features"))
+            return cls(str(file["model"]), names, features, texts, text_features)
 
     @classmethod
     def _read_parquet(cls, path: Path) -> Self:

@@ -150,6 +150,26 @@ def test_files_that_hold_no_embeddings(tmp_path: Path, name: str) -> None:
         Embeddings.load(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": np.array([["x"]])}, "could not convert string to float"),
+        ({"features": np.zeros(3)}, r"1 names for features of shape \(3,\)"),
+        ({"features": np.zeros((2, 3))}, r"1 names for features of shape \(2, 3\)"),
+        ({"texts": np.array(["a"])}, r"1 texts for features of shape \(0, 3\)"),
+        ({"names": np.array(1)}, "'int' object is not iterable"),
+        ({"features": np.full((1, 3), np.nan)}, "not all of its numbers are finite"),
+    ],
+)
+def test_arrays_that_are_no_embeddings(tmp_path: Path, changed: dict, message: str) -> None:
+    good = Embeddings("model", ("a",), np.ones((1, 3), np.float32), (), np.empty((0, 3), np.float32))
+    good.save(tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as file:
+        np.savez(tmp_path / "bad.npz", **{**file, **changed})
+    with pytest.raises(EmbeddingFileError, match=message):
+        Embeddings.load(tmp_path / "bad.npz")
+
+
 def test_batches_are_sized_to_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "_free_memory", lambda: 8 << 30)
     assert image_files.batch_size_for(256, 1000) == 27
