@@ -50,6 +50,7 @@ def written_whole(target: Path, force: bool) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         staging.chmod(0o777 & ~umask())
         yield staging
+        check_target(target, force)  # once more: this may have taken minutes
         _take_place(staging, target)
     except BaseException as error:
         if staging is not None:
@@ -101,6 +102,20 @@ def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> Non
     parent = path.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: {parent} is not a folder that this user may write to.")
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuses to begin what the disk has no room for: HDF5 crashes the whole process where it meets that itself.
+
+    Args:
+        folder: where it is to be written.
+        size: in bytes.
+
+    Raises:
+        OSError: as the system's own, ENOSPC.
+    """
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def os_reason(error: BaseException) -> str | None:

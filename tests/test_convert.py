@@ -2,11 +2,13 @@
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from hashlib import sha256
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -279,6 +281,28 @@ def test_a_folder_being_replaced_comes_back(tmp_path, monkeypatch, error):
     with pytest.raises(error), written_whole(target, force=True) as folder:
         (folder / "new").write_text("")
     assert left_in(tmp_path) == {"out"} and left_in(target) == {"conversion.json"}
+
+
+def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
+    target = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match="out exists already"),
+        written_whole(target, force=False) as folder,
+    ):
+        (folder / "new").write_text("")
+        target.mkdir()
+        (target / "mine").write_text("")
+    assert left_in(tmp_path) == {"out"} and left_in(target) == {"mine"}
+
+
+def test_a_disk_without_room_is_told_before_weights_are_written(image_file, tmp_path, monkeypatch):
+    """HDF5 ends the process where it finds out by itself."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000_000))
+    monkeypatch.setattr(keras.saving, "save_model", None)
+    target = tmp_path / "new" / "out"
+    message = "out could not be written: no space left on device. Nothing was left behind"
+    refused(image_file, target, message, form="train")
+    assert left_in(tmp_path) == set()
 
 
 CONVERT = """
