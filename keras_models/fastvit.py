@@ -54,7 +54,7 @@ class FastViTStage(keras.layers.Layer):
         for part in self.downsample:
             outputs = run(part, outputs, training=training)
         if self.pos_emb is not None:
-            outputs = run(self.pos_emb, outputs)
+            outputs = run(self.pos_emb, outputs, training=training)
         for block in self.blocks:
             outputs = run(block, outputs, training=training)
         return outputs

@@ -102,8 +102,7 @@ class VisionTransformer(keras.layers.Layer):
         """Patches with positions behind the class token: (batch, 1 + patches, width)."""
         patches = inputs
         for index, part in enumerate(self.patch_embed):
-            options = {"training": training} if isinstance(part, ConvNorm) else {}
-            patches = run(part, patches, **options)
+            patches = run(part, patches, training=training)
             if index < len(self.patch_embed) - 1:
                 patches = gelu(patches)
         _, rows, columns, width = ops.shape(patches)

@@ -193,7 +193,7 @@ class RepMixer(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.reparam_conv is not None:
-            return run(self.reparam_conv, inputs)
+            return run(self.reparam_conv, inputs, training=training)
         mixed = run(self.mixer, inputs, training=training) - run(self.norm, inputs, training=training)
         return inputs + run(self.layer_scale, mixed)
 
@@ -220,17 +220,14 @@ class ConditionalPositionalEncoding(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         (self.pos_enc or self.reparam_conv).build(input_shape)
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.pos_enc is None:
-            return run(self.reparam_conv, inputs)
-        return run(self.pos_enc, inputs) + inputs
+            return run(self.reparam_conv, inputs, training=training)
+        return run(self.pos_enc, inputs, training=training) + inputs
 
 
 def _sum_of(branches: list[Any], inputs: Tensor, training: bool | None) -> Tensor:
-    outputs = [
-        run(branch, inputs) if isinstance(branch, Convolution) else run(branch, inputs, training=training)
-        for branch in branches
-    ]
+    outputs = [run(branch, inputs, training=training) for branch in branches]
     total = outputs[0]
     for output in outputs[1:]:
         total = total + output

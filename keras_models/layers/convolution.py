@@ -57,9 +57,9 @@ class Convolution(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.convert_to_tensor(self.kernel)
-        outputs = convolve(inputs, kernel, self.strides, self._margins, self.depthwise)
+        outputs = convolve(inputs, kernel, self.strides, self._margins, self.depthwise, bool(training))
         if self.bias is not None:
             outputs += ops.convert_to_tensor(self.bias)  # in place where there is one, on PyTorch
         return outputs
@@ -99,7 +99,7 @@ class ConvNorm(keras.layers.Layer):
         self.bn.build(self.conv.compute_output_shape(input_shape))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return run(self.bn, run(self.conv, inputs), training=training)
+        return run(self.bn, run(self.conv, inputs, training=training), training=training)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.conv.compute_output_shape(input_shape)

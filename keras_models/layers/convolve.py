@@ -6,6 +6,7 @@ slower than the arithmetic takes. Measured by benchmarks/inference.py.
 """
 
 from functools import cache
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,7 +15,9 @@ from keras.src.utils.jax_utils import is_in_jax_tracing_scope
 from ..types import Tensor
 
 
-def convolve(inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, int], depthwise: bool) -> Tensor:
+def convolve(
+    inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, int], depthwise: bool, training: bool
+) -> Tensor:
     """A convolution without bias, padded with zeros on both sides alike.
 
     Args:
@@ -25,9 +28,14 @@ def convolve(inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, i
         padding: (rows above and below, columns left and right).
         depthwise: whether each channel is convolved on its own. Output channel c * multiplier + m then comes from
             input channel c.
+        training: whether gradients will be asked for. They are right in any case, but those of sums of shifted
+            inputs take XLA minutes to compile.
     """
-    if depthwise and _is_xla_on_cpu() and is_in_jax_tracing_scope(inputs):
+    if depthwise and not training and _is_xla_on_cpu() and is_in_jax_tracing_scope(inputs):
         return _sum_of_shifted(inputs, kernel, strides, padding)
+    if strides > 1 and tuple(kernel.shape[:2]) == (1, 1) and not any(padding):
+        # PyTorch's backward pass of this convolution, over images of three channels, writes outside its memory.
+        inputs, strides = inputs[:, ::strides, ::strides], 1
     is_same = strides == 1 and all(2 * pad + 1 == size for pad, size in zip(padding, kernel.shape[:2], strict=True))
     if not is_same and any(padding):
         inputs = ops.pad(inputs, [(0, 0), *((pad, pad) for pad in padding), (0, 0)])
@@ -36,7 +44,9 @@ def convolve(inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, i
     if keras.backend.backend() != "torch":
         return operation(inputs, kernel, data_format="channels_last", **options)
     # Transposed, a channels-last tensor is one of PyTorch's memory format of that name: nothing moves.
-    outputs = operation(inputs.permute(0, 3, 1, 2), kernel, data_format="channels_first", **options)
+    outputs = operation(
+        ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), kernel, data_format="channels_first", **options
+    )
     return outputs.permute(0, 2, 3, 1)
 
 
@@ -64,7 +74,7 @@ def _sum_of_shifted(inputs: Tensor, kernel: Tensor, strides: int, padding: tuple
     if multiplier > 1:
         inputs = ops.repeat(inputs, multiplier, axis=-1)
     weights = ops.reshape(kernel, (tall, wide, -1))
-    total = 0.0
+    total: Any = 0.0
     for y in range(tall):
         for x in range(wide):
             seen = inputs[:, y : y + strides * height + 1 : strides, x : x + strides * (width - 1) + 1 : strides]

@@ -67,5 +67,5 @@ class ConvFeedForward(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        options = {} if self.form == "inference" else {"training": training}
-        return run(self.fc2, gelu(run(self.fc1, run(self.conv, inputs, **options))))
+        mixed = run(self.conv, inputs, training=training)
+        return run(self.fc2, gelu(run(self.fc1, mixed)))
