@@ -22,6 +22,7 @@ from mobileclip_keras.keras_models.architectures import (
     ViTConfig,
 )
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
@@ -207,11 +208,12 @@ def small_model(
     image: str | None = "small_mci", text: str | None = "small_mct", dtype: str = "float32", **options: Any
 ) -> MobileClipModel:
     """A model of small towers whose every variable is far from what it starts as."""
-    model = MobileClipModel(
-        image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
-        text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
-        dtype=dtype,
-    )
+    with to_be_overwritten():  # on JAX, drawing them takes longer than most tests
+        model = MobileClipModel(
+            image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
+            text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
+            dtype=dtype,
+        )
     randomise(model)
     return model
 

@@ -28,9 +28,15 @@ from .support import (
 
 OPEN_CLIP_B = "open_clip__MobileCLIP-B"
 
-# Compiling on JAX, and running without compiling on PyTorch, take long: there, one checkpoint for each kind of
-# tower and of layout. TensorFlow runs them all.
-EVERYWHERE = ("apple__mobileclip_s0", "apple__mobileclip_b", "timm__fastvit_mci1")
+# Apple's own files, and one of timm's: every kind of tower and of layout that is not large. What the other files
+# add, other names for the same tensors, does not depend on the backend.
+EVERYWHERE = (
+    "apple__mobileclip_s0",
+    "apple__mobileclip_s1",
+    "apple__mobileclip_s2",
+    "apple__mobileclip_b",
+    "timm__fastvit_mci1",
+)
 ON_TENSORFLOW = tuple(name for name in REFERENCES if name not in EVERYWHERE)
 
 
