@@ -47,8 +47,9 @@ def load_into(
         if variable is None and row.source == NONE:
             continue
         array = np.zeros(row.source_shape) if row.source == NONE else checkpoint.read(row.source)
-        problems += _value_problems(row, array, variable)
-        if variable is not None:
+        found = _value_problems(row, array, variable)
+        problems += found
+        if variable is not None and not found:
             fill(variable, to_target(row.axes, array, row.target_shape))
         progress(1)
     if problems:

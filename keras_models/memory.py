@@ -67,3 +67,13 @@ def _can_share(variable: keras.Variable, dtype: str, shape: tuple[int, ...]) -> 
     if keras.backend.backend() == "torch" and variable.value.device.type != "cpu":
         return False
     return tuple(shape) == tuple(variable.shape)
+
+
+def view(variable: keras.Variable) -> np.ndarray:
+    """The value of a variable, for reading at once: not copied where it lies on the host."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow" and "CPU" in value.device and value.dtype.name != "bfloat16":
+        return np.asarray(memoryview(value.read_value()))
+    if keras.backend.backend() == "torch" and value.device.type == "cpu" and str(value.dtype) != "torch.bfloat16":
+        return value.detach().numpy()
+    return np.asarray(value) if keras.backend.backend() == "jax" else keras.ops.convert_to_numpy(value)

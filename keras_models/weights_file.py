@@ -1,6 +1,8 @@
-"""Reading Keras' HDF5 weights by the names of layers, which takes half the time that Keras takes."""
+"""Models in Keras' own unzipped layout, written and read with fewer copies and look-ups than Keras makes."""
 
+import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,38 @@ import h5py
 import keras
 import ml_dtypes
 import numpy as np
+from keras.src.saving import saving_lib
 
 from . import memory
 from .variables import variables_by_name
 
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
 VARIABLES = "vars"
+
+
+def save_model(model: keras.Model, folder: Path) -> None:
+    """What `keras.saving.save_model(model, folder, zipped=False)` writes for a model with no files of its own.
+
+    Keras copies each array twice on its way into the file, which for the token embedding alone takes 200 MB.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}
+    (folder / CONFIG).write_text(json.dumps(keras.saving.serialize_keras_object(model)))
+    (folder / METADATA).write_text(json.dumps(metadata))
+    store = _Store(folder / WEIGHTS, mode="w")
+    try:
+        saving_lib._save_state(model, store, None, "", set())
+    finally:
+        store.close()
+
+
+class _Store(saving_lib.H5IOStore):
+    """Keras' HDF5 file, which copies what it is given: so that is the memory of the variable itself."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, memory.view(value) if isinstance(value, keras.Variable) else value)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:

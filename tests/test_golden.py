@@ -1,5 +1,7 @@
 """Keras against outputs of the original code: every reference checkpoint, in every form, on every backend."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -49,10 +51,12 @@ def check(reference: str) -> None:
             folded = model if form == "train" else model.reparameterize(form)
             check_float64(folded, features(folded, size), expected)
             del folded
+            gc.collect()  # a large one is 4 GiB
     if model.text_encoder is None:
         return
     single = copy_model(model, "float32")
     del model
+    gc.collect()
     for form in FORMS:
         folded = single if form == "train" else single.reparameterize(form)
         made = {tower: unit(array.astype(np.float64)) for tower, array in features(folded, size).items()}
