@@ -4,21 +4,26 @@
 # `make help` lists the rest.
 
 PYTHON ?= python3.11
-# Test processes, threads of each numerical library in each, and what else pytest should be told.
+# Test processes, threads of each numerical library in each, threads of the one process that the large variants
+# run in, and what else pytest should be told.
 WORKERS ?= 2
 THREADS ?= 1
+LARGE_THREADS ?= 2
 PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-QUIET_CPU := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
+QUIET_CPU = CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
 	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1
-PYTEST := $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+# With what one process is done with, another begins on: no file keeps one waiting for the other.
+PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test long lint format bench tables clean
+# Two backends at once would want more memory than there is.
+.NOTPARALLEL:
+.PHONY: help venv demo test test-tensorflow test-large test-jax test-torch long lint format bench tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -43,13 +48,26 @@ NOT_YET_ON_TORCH := --deselect tests/test_models.py::test_a_training_step_moves_
 NOT_YET_ON_JAX := --deselect \
 	"tests/test_golden.py::test_outputs_of_the_original_code_on_every_backend[apple__mobileclip_b]"
 
-test: venv  ## the suite on TensorFlow, then what depends on the backend on JAX and PyTorch
+test: venv test-tensorflow test-large test-jax test-torch  ## the suite, on TensorFlow, JAX and PyTorch
+
+test-tensorflow: venv
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow and not large"
+
+# One process with every core: a large variant in float64, folded beside itself, takes 10 GiB.
+test-large: THREADS = $(LARGE_THREADS)
+test-large: WORKERS = 0
+test-large: venv
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "large and not slow"
+
+# What depends on the backend.
+test-jax: venv
 	KERAS_BACKEND=jax $(PYTEST) -m "backend and not slow and not large" $(NOT_YET_ON_JAX)
+
+test-torch: venv
 	KERAS_BACKEND=torch $(PYTEST) -m "backend and not slow and not large" $(NOT_YET_ON_TORCH)
 
-long: venv  ## the large variants, and what takes minutes: every Unicode character, real-size journeys
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "slow or large"
+long: venv  ## what takes minutes: every Unicode character, real-size journeys
+	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .

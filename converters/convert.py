@@ -19,6 +19,7 @@ from ..keras_models.model import MobileClipModel
 from ..keras_models.preprocessing import ImagePreprocessor
 from ..keras_models.registry import Variant
 from ..keras_models.tokenizer import Tokenizer
+from ..keras_models.weights_file import save_model
 from ..verify.verification import Verification
 from .build import build_model, has_projection_bias
 from .checkpoint import Checkpoint, open_checkpoint, sha256
@@ -231,11 +232,7 @@ def _write_form(model: MobileClipModel, place: Path, dtype: str) -> None:
     """Saves a model as Keras' own unzipped layout."""
     if dtype != model.dtype:
         model = _rounded(model, dtype)
-    place.mkdir(exist_ok=True)
-    keras.saving.save_model(model, place, zipped=False)
-    assets = place / "assets"
-    if assets.is_dir():  # Keras makes it for layers with files of their own; there are none
-        assets.rmdir()
+    save_model(model, place)
 
 
 def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:
