@@ -14,7 +14,7 @@ def publish(
     folder: Annotated[Path, typer.Argument(help="A converted folder whose verification passed.")],
     repo: Annotated[str, typer.Option(help="user/name on the Hub; made where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, change nothing; needs no token.")] = False,
     revision: Annotated[str | None, typer.Option(help="The branch to upload to; main if left out.")] = None,
     tag: Annotated[str | None, typer.Option(help="Of the upload; v and the package's version.")] = None,
     as_json: Json = False,
@@ -35,6 +35,9 @@ def publish(
         console.print(table)
         for path in done.left_out:
             console.print(f"Left out: {path}", markup=False, highlight=False)
+        if done.would_create:
+            note = f"{repo.removeprefix('hf://')} is not there, or not for everyone to see; it would be created."
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         size = _readable(sum(file.size for file in sent))
         console.print(f"{len(sent)} files ({size}) {state}, {done.tag}: {done.url}", soft_wrap=True)
 

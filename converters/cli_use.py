@@ -98,10 +98,10 @@ def embed(
     with plain_errors():
         from ..keras_models.features import encode
         from ..keras_models.tokenizer import Tokenizer
-        from .embedding_files import Embeddings, check_file_target
+        from .embedding_files import Embeddings, check_embedding_target
         from .image_files import find_images
 
-        check_file_target(out, force)
+        check_embedding_target(out, force)
         texts = tuple(_lines(texts_file)) if texts_file is not None else ()
         files = find_images(images)
         quiet = errors if as_json else console

@@ -1,8 +1,6 @@
 """Features of images and texts in a file: NumPy's .npz, or .parquet for data tools."""
 
 import json
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..keras_models.errors import MissingPackageError, MobileClipError
-from .folder import OutputError, os_reason, umask
+from .folder import check_file_target, file_written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,22 +51,10 @@ class Embeddings:
             MissingPackageError: for .parquet without pyarrow.
         """
         path = Path(path)
-        check_file_target(path, force)
-        handle, name = -1, ""
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-            with os.fdopen(handle, "wb") as file:
-                (self._write_npz if path.suffix == ".npz" else self._write_parquet)(file)
-            # What mkstemp makes is for its maker alone; this is as any other new file.
-            Path(name).chmod(0o666 & ~umask())
-            Path(name).replace(path)
-        except BaseException as error:
-            if name:
-                Path(name).unlink(missing_ok=True)
-            reason = os_reason(error) if isinstance(error, Exception) else None
-            if reason is None:
-                raise
-            raise OutputError(f"{path} could not be written: {reason}. Nothing was left behind.") from error
+        check_embedding_target(path, force)
+        write = self._write_npz if path.suffix == ".npz" else self._write_parquet
+        with file_written_whole(path) as beside, open(beside, "wb") as file:
+            write(file)
 
     def _write_npz(self, file: Any) -> None:
         names, texts = (np.array(words, dtype=np.str_) for words in (self.names, self.texts))
@@ -101,7 +87,8 @@ class Embeddings:
             MissingPackageError: for .parquet without pyarrow.
         """
         path = Path(path)
-        _check_suffix(path, EmbeddingFileError)
+        if path.suffix not in SUFFIXES:
+            raise EmbeddingFileError(f"{path} must end in {' or '.join(SUFFIXES)}.")
         if not path.is_file():
             raise EmbeddingFileError(f"{path} does not exist.")
         try:
@@ -130,26 +117,16 @@ class Embeddings:
         return cls(model, tuple(names[image]), features[image], tuple(names[~image]), features[~image])
 
 
-def check_file_target(path: Path, force: bool) -> None:
+def check_embedding_target(path: Path, force: bool) -> None:
     """Refuses, before any work, a file that cannot be written where it is wanted.
 
     Raises:
         OutputError: saying why.
         MissingPackageError: for .parquet without pyarrow.
     """
-    _check_suffix(path, OutputError)
+    check_file_target(path, SUFFIXES, force)
     if path.suffix == ".parquet":
         _pyarrow()
-    if path.is_dir() or (path.exists() and not force):
-        raise OutputError(f"{path} exists already. Choose another --out, or replace a file with --force.")
-    parent = path.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: {parent} is not a folder that this user may write to.")
-
-
-def _check_suffix(path: Path, error: type[MobileClipError]) -> None:
-    if path.suffix not in SUFFIXES:
-        raise error(f"{path} must end in {' or '.join(SUFFIXES)}.")
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -1,8 +1,6 @@
 """Back to PyTorch: a Keras model as a checkpoint in Apple's, open_clip's or timm's layout."""
 
 import importlib.util
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from ..keras_models.errors import MissingPackageError, MobileClipError
 from ..keras_models.loading import load_folder
 from ..keras_models.model import MobileClipModel
 from ..weight_maps.table import LAYOUTS, Row, model_rows
-from .folder import OutputError, os_reason, umask
+from .folder import check_file_target, file_written_whole
 from .mapping import read_from
 from .torch_file import TORCH_SUFFIXES
 
@@ -98,12 +96,7 @@ def _exists(image_tower: str, text_tower: str | None, layout: str) -> bool:
 
 
 def _check_out(out: Path, force: bool) -> None:
-    if out.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
-        raise OutputError(f"{out} ends in none of .safetensors, {', '.join(TORCH_SUFFIXES)}.")
-    if out.is_dir() or (out.exists() and not force):
-        raise OutputError(f"{out} exists already. Choose another --out, or replace a file with --force.")
-    if not out.absolute().parent.is_dir():
-        raise OutputError(f"{out.parent} is not a folder.")
+    check_file_target(out, (".safetensors", *TORCH_SUFFIXES), force)
     if out.suffix != ".safetensors" and importlib.util.find_spec("torch") is None:
         raise MissingPackageError(
             f'Writing {out.name} needs PyTorch: pip install "mobileclip-keras[convert]". A .safetensors file does not.'
@@ -111,30 +104,15 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def _write(tensors: dict[str, np.ndarray], out: Path) -> None:
-    """Writes beside the file, then takes its place."""
-    staging: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.absolute().parent)
-        os.close(handle)
-        staging = Path(name)
+    with file_written_whole(out) as beside:
         if out.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
             # The key that PyTorch's own tools write and look for.
-            save_file(tensors, name, metadata={"format": "pt"})
+            save_file(tensors, beside, metadata={"format": "pt"})
         else:
             import torch
 
             # Python's own file: by the name alone, PyTorch does not say what is wrong with a disk.
-            with open(name, "wb") as file:
+            with open(beside, "wb") as file:
                 torch.save({key: torch.from_numpy(array) for key, array in tensors.items()}, file)
-        staging.chmod(0o666 & ~umask())  # made for this user alone, also by safetensors
-        staging.replace(out)
-    except BaseException as error:
-        if staging is not None:
-            staging.unlink(missing_ok=True)
-        # safetensors and torch.save wrap what the system says in errors of their own
-        reason = os_reason(error) if isinstance(error, Exception) else None
-        if reason is None:
-            raise
-        raise OutputError(f"{out} could not be written: {reason}. Nothing was left behind.") from error

@@ -63,6 +63,46 @@ def written_whole(target: Path, force: bool) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def file_written_whole(target: Path) -> Iterator[Path]:
+    """A new file beside `target`, which takes its place at the end, or is removed where anything fails.
+
+    Raises:
+        OutputError: where there is no room, or no permission.
+    """
+    staging: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
+        os.close(handle)
+        staging = Path(name)
+        yield staging
+        staging.chmod(0o666 & ~umask())  # what mkstemp makes is for its maker alone; this is as any other new file
+        staging.replace(target)
+    except BaseException as error:
+        if staging is not None:
+            staging.unlink(missing_ok=True)
+        # Libraries wrap what the system says in errors of their own.
+        reason = os_reason(error) if isinstance(error, Exception) else None
+        if reason is None:
+            raise
+        raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
+
+
+def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> None:
+    """Refuses, before any work, a file that cannot be written where it is wanted.
+
+    Raises:
+        OutputError: saying why.
+    """
+    if path.suffix not in suffixes:
+        raise OutputError(f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
+    if path.is_dir() or (path.exists() and not force):
+        raise OutputError(f"{path} exists already. Choose another --out, or replace a file with --force.")
+    parent = path.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: {parent} is not a folder that this user may write to.")
+
+
 def os_reason(error: BaseException) -> str | None:
     """What the operating system says is wrong, also where a library wraps it in its own words; else None."""
     seen: BaseException | None = error

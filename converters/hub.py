@@ -30,6 +30,10 @@ class HubError(MobileClipError):
     """The Hub, the way to it or the disk failed; the message says what to do."""
 
 
+class NoSuchFileError(HubError):
+    """A repository does not hold a file, or the local cache does not, where only that may be used."""
+
+
 @dataclass(frozen=True)
 class UploadResult:
     """What an upload did, or would do."""
@@ -38,6 +42,7 @@ class UploadResult:
     commit: str | None  # the commit that holds the folder; None for a dry run that found something to upload
     files_uploaded: tuple[str, ...]  # paths in the repository
     files_unchanged: tuple[str, ...]  # those that the repository held already, bit for bit
+    would_create: bool = False  # of a dry run: whether no repository of that name is there for this user to see
 
 
 def download_file(
@@ -111,8 +116,9 @@ def upload_folder(
 
     The repository is made if need be, and so is the branch `revision` (default `main`). `tag` names the
     resulting commit; a tag that stands on another is not moved. Names that start with a dot are left out, and
-    files that only the repository has are left alone. A dry run reads both sides and writes to neither.
-    Raises HubError, also where `private` is asked for and the repository is a public one.
+    files that only the repository has are left alone. A dry run reads both sides and writes to neither, which
+    takes no token where the repository is public. Raises HubError, also where `private` is asked for and the
+    repository is a public one.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -125,7 +131,7 @@ def upload_folder(
     if _is_offline():
         raise HubError(f"{cannot}: HF_HUB_OFFLINE is set. Unset it to publish.")
     with _plain_errors(f"upload to {repo_id}", repo_id, revision):
-        if not (token or get_token()):
+        if not (dry_run or token or get_token()):
             raise HubError(f"{cannot}: no token with write access. To give one, {LOG_IN}.")
         api = HfApi(endpoint=_endpoint(), token=token)
         if not dry_run:
@@ -151,7 +157,7 @@ def upload_folder(
             ).oid
         if tag and not dry_run:
             api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-    return UploadResult(f"{api.endpoint}/{repo_id}", commit, changed, unchanged)
+    return UploadResult(f"{api.endpoint}/{repo_id}", commit, changed, unchanged, dry_run and head is None)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -237,7 +243,9 @@ def _plain_errors(
         while isinstance(reason, wrappers) and reason.__cause__ is not None:
             reason = reason.__cause__
         explained = _explain(reason, _bare(repo_id), revision or "main", cache_dir)
-        raise HubError(f"Cannot {doing}: {explained}") from error
+        missing = (errors.RemoteEntryNotFoundError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+        kind = NoSuchFileError if isinstance(reason, missing) else HubError
+        raise kind(f"Cannot {doing}: {explained}") from error
 
 
 def _explain(error: BaseException, repo_id: str, revision: str, cache_dir: str | Path | None) -> str:

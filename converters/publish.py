@@ -56,6 +56,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     left_out: tuple[str, ...]
     """Files of the folder that are no part of a converted model, and stay where they are."""
+    would_create: bool = False
+    """Of a dry run: whether the repository is still to be made, or is one that this user may not see."""
 
     def to_json(self) -> dict[str, Any]:
         """For the command line's --json."""
@@ -83,7 +85,7 @@ def publish(
         repo: "user/name"; made where there is none.
         private: whether a new repository is private.
         dry_run: whether to check and compare everything, and to change nothing.
-        token: with write access; None for HF_TOKEN or the login of the Hub's client.
+        token: with write access; None for HF_TOKEN or the login of the Hub's client. A dry run needs none.
         revision: the branch to upload to; None for main.
         tag: of the commit; None for "v" and the version of this package. A tag never moves.
 
@@ -106,7 +108,7 @@ def publish(
             PublishedFile(path, (staged / path).stat().st_size, path in done.files_uploaded)
             for path in sorted((*done.files_uploaded, *done.files_unchanged))
         )
-    return Publication(done.url, done.commit, tag, files, _left_out(folder))
+    return Publication(done.url, done.commit, tag, files, _left_out(folder), done.would_create)
 
 
 def find_problems(folder: Path) -> list[str]:

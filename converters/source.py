@@ -85,7 +85,7 @@ def _is_repo_id(source: str) -> bool:
 
 
 def _download(repo: str) -> Path:
-    from .hub import HubError, download_file
+    from .hub import NoSuchFileError, download_file
 
     known = [
         file.file
@@ -93,11 +93,11 @@ def _download(repo: str) -> Path:
         for file in (variant.published, *variant.copies)
         if file.repo.lower() == repo.lower()
     ]
-    failure: HubError | None = None
+    failure: NoSuchFileError | None = None
     for file in known or _USUAL_FILES:
         try:
             return download_file(repo, file)
-        except HubError as error:
+        except NoSuchFileError as error:  # whatever else is wrong, is wrong with the next file, too
             failure = failure or error
     assert failure is not None
     raise failure

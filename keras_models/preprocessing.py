@@ -10,7 +10,7 @@ import numpy as np
 from .errors import MobileClipError
 from .image_geometry import centre_offset, resized_size
 from .image_reading import ImageError, read_image
-from .pretrained import files_of, meaning
+from .pretrained import FromPretrained
 from .registry import Variant, get_variant
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ RESAMPLE = {"bilinear": 2, "bicubic": 3}
 STEPS = ("do_resize", "do_center_crop", "do_convert_rgb", "do_rescale", "do_normalize")
 
 
-class ImagePreprocessor:
+class ImagePreprocessor(FromPretrained):
     """Resizes the shortest side, crops the centre, and normalises: equal, bit for bit, to torchvision's
     `Resize(image_size, interpolation)`, `CenterCrop(image_size)`, conversion to RGB, `ToTensor()` and
     `Normalize(mean, std)`, in this order, on the upright Pillow image. It is what open_clip does, but for two
@@ -49,6 +49,8 @@ class ImagePreprocessor:
         >>> ImagePreprocessor(image_size=256)(["cat.jpg", "dog.png"]).shape
         (2, 256, 256, 3)
     """
+
+    _files = (CONFIG_FILE,)
 
     def __init__(
         self,
@@ -75,43 +77,11 @@ class ImagePreprocessor:
         Raises:
             UnknownVariantError: listing the known ones, nearest first.
         """
-        variant = get_variant(name)
-        return cls(variant.image_size, variant.mean, variant.std, variant.interpolation)
+        return cls._from_variant(get_variant(name))
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """The preprocessing of a converted folder, of a repository on the Hub, or of a variant.
-
-        Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
-
-        Raises:
-            MobileClipError: the folder or repository holds no preprocessing, or one of another kind; or
-                `name` is nothing of the kind.
-            ValueError: a `revision` of something other than a repository.
-        """
-        match meaning(name, revision):
-            case Path() as folder:
-                return cls._from_folder(folder)
-            case Variant() as variant:
-                return cls.from_variant(variant.name)
-            case repo:
-                folder = files_of(
-                    repo,
-                    [CONFIG_FILE],
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                )
-                return cls._from_folder(folder)
+    def _from_variant(cls, variant: Variant) -> Self:
+        return cls(variant.image_size, variant.mean, variant.std, variant.interpolation)
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:

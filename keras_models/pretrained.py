@@ -1,8 +1,10 @@
 """What `name` means in every `from_pretrained`: a folder, a published variant, or a repository on the Hub."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
 from .errors import MobileClipError
 from .registry import UnknownVariantError, Variant, find_variant, get_variant
@@ -75,3 +77,52 @@ def files_of(
         folder = folder or path.parents[file.count("/")]
     assert folder is not None
     return folder
+
+
+class FromPretrained(ABC):
+    """What goes with a model and is read from small files beside its weights, or known of a variant."""
+
+    _files: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """That of a converted folder, of a repository on the Hub, or of a variant.
+
+        Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
+
+        Raises:
+            MobileClipError: the folder or repository does not hold the files, or holds those of another kind;
+                or `name` is nothing of the kind.
+            ValueError: a `revision` of something other than a repository.
+        """
+        match meaning(name, revision):
+            case Path() as folder:
+                return cls._from_folder(folder)
+            case Variant() as variant:
+                return cls._from_variant(variant)
+            case repo:
+                folder = files_of(
+                    repo,
+                    cls._files,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                )
+                return cls._from_folder(folder)
+
+    @classmethod
+    @abstractmethod
+    def _from_folder(cls, folder: Path) -> Self: ...
+
+    @classmethod
+    @abstractmethod
+    def _from_variant(cls, variant: Variant) -> Self: ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import clip_bpe
 from .errors import MobileClipError
-from .pretrained import files_of, meaning
+from .pretrained import FromPretrained
 from .registry import Variant
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 
 
-class Tokenizer:
+class Tokenizer(FromPretrained):
     """CLIP's byte-pair tokenizer, giving the same ids as open_clip's for any text.
 
     A row is the start token, the text's ids, the end token, then zeros up to `context_length`. A text that is
@@ -35,6 +35,8 @@ class Tokenizer:
         array([49406,   320,  1125,   539,   320,  2368, 49407], dtype=int32)
     """
 
+    _files = (TOKENIZER_FILE, CONFIG_FILE)
+
     vocab_size = clip_bpe.VOCABULARY_SIZE
     start_id = clip_bpe.START_ID
     end_id = clip_bpe.END_ID
@@ -44,39 +46,8 @@ class Tokenizer:
         self.context_length = _checked_length(context_length)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """The tokenizer of a converted folder, a repository on the Hub, or a variant: all have the same.
-
-        Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
-
-        Raises:
-            MobileClipError: the folder or repository holds no tokenizer, or another model's; or `name` is
-                nothing of the kind.
-            ValueError: a `revision` of something other than a repository.
-        """
-        match meaning(name, revision):
-            case Path() as folder:
-                return cls._from_folder(folder)
-            case Variant():
-                return cls()
-            case repo:
-                folder = files_of(
-                    repo,
-                    [TOKENIZER_FILE, CONFIG_FILE],
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                )
-                return cls._from_folder(folder)
+    def _from_variant(cls, variant: Variant) -> Self:
+        return cls()  # all have the same
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:

@@ -171,7 +171,7 @@ def error(actual: np.ndarray, expected: np.ndarray) -> float:
 SMALL_IMAGE_TOWERS = {
     "small_mci": FastViTConfig(
         depths=(1, 1, 1, 1),
-        dims=(8, 16, 16, 32),
+        dims=(8, 16, 32, 32),
         mlp_ratio=2,
         image_size=64,
         head_dim=8,

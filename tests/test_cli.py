@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import keras
 import pytest
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters import cli, inspection
+from mobileclip_keras.keras_models.layers import branches
 from tests.converter_support import ROOT, TIMM, arrays, left_in, python, write
 
 RUNNER = CliRunner()
@@ -161,6 +163,17 @@ def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkey
     monkeypatch.setattr(verifying, "verify_folder", lambda *_: Verification("mobileclip2_s0", "tensorflow"))
     done = RUNNER.invoke(cli.app, ["verify", str(folder), "--src", str(image_file)])
     assert done.exit_code == 1 and "Unexpected" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_conversion_that_computes_something_else_leaves_nothing(tmp_path, monkeypatch):
+    """End to end, with a real tower, whose GELU is another one."""
+    monkeypatch.setattr(branches, "gelu", lambda inputs: keras.ops.gelu(inputs, approximate=True))
+    out = tmp_path / "new" / "s0"
+    text = run("convert", "--src", "synthetic", "--variant", "s0", "--out", out, status=1)
+    assert "FAILED" in text and "NOT equal to PyTorch" in text
+    assert "was not converted: the result is not equal to PyTorch." in text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,9 @@ def test_hidden_files_stay_here_and_other_peoples_stay_there(hub, folder):
 
 def test_a_dry_run_writes_nothing(hub, folder):
     assert upload_folder(folder, REPO, tag="v1", revision="next", dry_run=True) == UploadResult(
-        f"{hub.endpoint}/{REPO}", None, FILES, ()
+        f"{hub.endpoint}/{REPO}", None, FILES, (), would_create=True
     )
-    assert hub.repositories == {}
+    assert hub.repositories == {} and {request.method for request in hub.requests} == {"GET"}
     commit = upload_folder(folder, REPO).commit
     assert upload_folder(folder, REPO, dry_run=True) == UploadResult(f"{hub.endpoint}/{REPO}", commit, (), FILES)
     (folder / "config.json").write_text("{}")
@@ -120,6 +120,21 @@ def test_a_dry_run_writes_nothing(hub, folder):
     assert (result.commit, result.files_uploaded) == (None, ("config.json",))
     repository = hub.repositories[REPO]
     assert repository.branches == {"main": commit} and repository.tags == {}
+
+
+def test_a_dry_run_needs_no_token(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    planned = upload_folder(folder, REPO, tag="v1", dry_run=True)
+    assert planned == UploadResult(f"{hub.endpoint}/{REPO}", None, FILES, (), would_create=True)
+    commit = upload_folder(folder, REPO, tag="v1", token=next(iter(hub.users))).commit
+    seen = len(hub.requests)
+    planned = upload_folder(folder, REPO, tag="v1", dry_run=True)
+    assert planned == UploadResult(f"{hub.endpoint}/{REPO}", commit, (), FILES)
+    assert {(request.method, request.authorization) for request in hub.requests[seen:]} == {("GET", None)}
+    with pytest.raises(HubError, match="the token is not valid"):
+        upload_folder(folder, REPO, dry_run=True, token="nobody")
+    with pytest.raises(HubError, match="no token with write access"):
+        upload_folder(folder, REPO)
 
 
 def test_a_tag_marks_the_upload_and_never_moves(hub, folder):

@@ -1,7 +1,7 @@
 """What is broken on purpose makes the verification fail, and every tensor of every table matters.
 
-Small towers with every part of the real ones stand on both sides: an unbroken copy for PyTorch, whose agreement
-with PyTorch tests/test_golden.py shows, and the broken one for the conversion's result.
+Small towers with every part of the real ones stand on both sides: PyTorch's, loaded strictly from a small checkpoint,
+and Keras', loaded from the same one by the tables, broken.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +23,13 @@ from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.inputs import Inputs
+from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model
 from mobileclip_keras.weight_maps import enumerate
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
 
+from .small_torch import small_reference
 from .support import (
     LARGE_TOWERS,
     SMALL_IMAGE_TOWERS,
@@ -43,32 +45,6 @@ from .support import (
 
 PAIRS = (("small_mci", "small_mct", "apple"), ("small_vit", "small_transformer_causal", "open_clip"))
 MCI, VIT = PAIRS
-
-
-class KerasReference:
-    """An unbroken Keras model with the methods of a TorchReference."""
-
-    has_image = has_text = True
-
-    def __init__(self, model: MobileClipModel):
-        self._model = model
-
-    def encode_image(self, batch: np.ndarray) -> np.ndarray:
-        return keras.ops.convert_to_numpy(self._model.encode_image(batch, normalize=False))
-
-    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
-        return keras.ops.convert_to_numpy(self._model.encode_text(tokens, normalize=False))
-
-    def image_stages(self, batch: np.ndarray) -> Arrays:
-        outputs = self._model.image_encoder.stage_outputs(batch)
-        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
-
-    def text_stages(self, tokens: np.ndarray) -> Arrays:
-        outputs = self._model.text_encoder.stage_outputs(tokens)
-        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
-
-    def to(self, dtype: str) -> "KerasReference":
-        return KerasReference(copy_model(self._model, dtype))
 
 
 def rows_of(pair: tuple[str, str, str]) -> tuple[Row, ...]:
@@ -97,43 +73,9 @@ def build(pair: tuple[str, str, str], rows: tuple[Row, ...], **options) -> Mobil
     return model
 
 
-@pytest.fixture
-def reference(request: pytest.FixtureRequest, small_towers: None) -> KerasReference:  # noqa: F811
-    """Made before anything is broken, and run then: what it gives is kept, for the tests after this one too."""
-    return kept(request.param)
-
-
 @cache
-def kept(pair: tuple[str, str, str]) -> KerasReference:
-    return Kept(build(pair, rows_of(pair)))
-
-
-class Kept(KerasReference):
-    """Its outputs are computed at once, so that code broken later does not reach them."""
-
-    def __init__(self, model: MobileClipModel):
-        whole, sample = inputs(), inputs().sample(4)
-        self._made: dict[tuple[str, int], np.ndarray | Arrays] = {}
-        unbroken = KerasReference(model)
-        for method, of in (
-            ("encode_image", "images"),
-            ("encode_text", "tokens"),
-            ("image_stages", "images"),
-            ("text_stages", "tokens"),
-        ):
-            for batch in (whole, sample) if method.startswith("encode") else (sample,):
-                array = getattr(batch, of)
-                self._made[method, len(array)] = getattr(unbroken, method)(array)
-        self._single = None if model.dtype == "float32" else Kept(copy_model(model, "float32"))
-
-    def __getattribute__(self, name: str):
-        if name in ("encode_image", "encode_text", "image_stages", "text_stages"):
-            return lambda array: self._made[name, len(array)]
-        return object.__getattribute__(self, name)
-
-    def to(self, dtype: str) -> "KerasReference":
-        assert dtype == "float32"
-        return self._single
+def reference(pair: tuple[str, str, str]) -> TorchReference:
+    return small_reference(*pair, tensors_of(pair))
 
 
 def inputs() -> Inputs:
@@ -141,22 +83,22 @@ def inputs() -> Inputs:
     return Inputs(images(64, 8), synthetic.tokens(8, seed=0), names, names)
 
 
-def verdict(reference: KerasReference, model: MobileClipModel, forms: tuple[str, ...]) -> Verification:
+def verdict(pair: tuple[str, str, str], model: MobileClipModel, forms: tuple[str, ...]) -> Verification:
     def make_model(form: str, dtype: str) -> MobileClipModel:
         made = model if dtype == "float64" else copy_model(model, dtype)
         return made if form == "train" else made.reparameterize(form)
 
-    return verify_model("mobileclip_s0", make_model, forms, reference, inputs())
+    return verify_model("mobileclip_s0", make_model, forms, reference(pair), inputs())
 
 
 # --- Unbroken ---
 
 
-@pytest.mark.parametrize("reference, pair", [(pair, pair) for pair in PAIRS], indirect=["reference"], ids=str)
-def test_what_is_not_broken_passes(reference: KerasReference, pair: tuple[str, str, str]) -> None:
-    verification = verdict(reference, build(pair, rows_of(pair)), ("train",))
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_what_is_not_broken_passes(pair: tuple[str, str, str]) -> None:
+    verification = verdict(pair, build(pair, rows_of(pair)), ("train",))
     assert verification.passed and verification.to_json()["passed"] is True
-    folded = verdict(reference, build(pair, rows_of(pair)), ("inference",))
+    folded = verdict(pair, build(pair, rows_of(pair)), ("inference",))
     assert all(check.passed for check in folded.exact), folded.exact
 
 
@@ -230,15 +172,10 @@ BROKEN_ROWS["two blocks"] = (
 )
 
 
-@pytest.mark.parametrize(
-    "reference, name",
-    [(pair, name) for name, (pair, _) in BROKEN_ROWS.items()],
-    indirect=["reference"],
-    ids=str,
-)
-def test_a_broken_row_fails(reference: KerasReference, name: str) -> None:
+@pytest.mark.parametrize("name", BROKEN_ROWS)
+def test_a_broken_row_fails(name: str) -> None:
     pair, broken = BROKEN_ROWS[name]
-    verification = verdict(reference, build(pair, broken(rows_of(pair))), ("train",))
+    verification = verdict(pair, build(pair, broken(rows_of(pair))), ("train",))
     assert not verification.exact[0].passed
     assert not verification.rounding[0].passed
     assert not verification.passed and verification.to_json()["passed"] is False
@@ -320,31 +257,22 @@ BROKEN_FORMULAS = {
     "causal mask": (VIT, break_mask),
     "strided padding": (MCI, break_order_of_branches),
 }
-# What float32 cannot see: an epsilon of 1e-5 too little moves features by some 1e-6, about as much as rounding.
-FLOAT64_ALONE = {name for name in BROKEN_FORMULAS if "epsilon" in name}
 
 
-@pytest.mark.parametrize(
-    "reference, name",
-    [(pair, name) for name, (pair, _) in BROKEN_FORMULAS.items()],
-    indirect=["reference"],
-    ids=str,
-)
-def test_a_broken_formula_fails(reference: KerasReference, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", BROKEN_FORMULAS)
+def test_a_broken_formula_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, broken = BROKEN_FORMULAS[name]
     options = broken(monkeypatch)
-    verification = verdict(reference, build(pair, rows_of(pair), **options), ("train",))
+    verification = verdict(pair, build(pair, rows_of(pair), **options), ("train",))
     assert not verification.exact[0].passed
     assert not verification.passed
-    if name not in FLOAT64_ALONE:
-        assert not verification.rounding[0].passed
+    assert not verification.rounding[0].passed
 
 
 def test_a_nan_fails() -> None:
-    reference = kept(MCI)
     model = build(MCI, rows_of(MCI))
     model.image_encoder.projection.kernel.assign(keras.ops.full((64, 16), float("nan")))
-    assert not verdict(reference, model, ("train",)).passed
+    assert not verdict(MCI, model, ("train",)).passed
 
 
 def test_nothing_compared_is_not_a_pass() -> None:

@@ -245,6 +245,7 @@ def test_the_command(hub, folder):
     assert planned.exit_code == 0, planned.output
     found = json.loads(planned.stdout)
     assert {file["path"] for file in found["files"]} == FILES and hub.repositories == {}
+    assert found["would_create"] is True and found["commit"] is None
     done = CliRunner().invoke(app, [*arguments, "--private"])
     assert done.exit_code == 0, done.output
     assert hub.repositories[REPO].private
@@ -256,6 +257,20 @@ def test_the_command(hub, folder):
     failed = CliRunner().invoke(app, [*arguments, "--json"])
     assert failed.exit_code == 1 and failed.stdout == ""
     assert "cannot be published:\n- it has no LICENSE" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_the_command_without_a_token(hub, folder, monkeypatch):
+    arguments = ["publish", str(folder), "--repo", REPO]
+    monkeypatch.delenv("HF_TOKEN")
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert f"{REPO} is not there, or not for everyone to see; it would be created." in planned.stdout
+    assert {request.method for request in hub.requests} == {"GET"} and hub.repositories == {}
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "no token with write access" in refused.stderr
+    monkeypatch.setenv("HF_TOKEN", next(iter(hub.users)))
+    CliRunner().invoke(app, arguments)
+    assert "created" not in CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
 
 
 # From the command to the reader of the card

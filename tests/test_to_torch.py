@@ -190,7 +190,7 @@ def test_files_that_cannot_be_written(image_model, tmp_path, monkeypatch):
             to_torch(image_model, "timm", tmp_path / name, **options)
 
     (tmp_path / "there.pt").write_text("mine")
-    refused("a.h5", r"ends in none of .safetensors, .pt")
+    refused("a.h5", r"must end in .safetensors, .pt")
     refused("there.pt", "exists already. Choose another --out, or replace a file with --force")
     refused("there.pt/a.pt", "is not a folder")
     assert (tmp_path / "there.pt").read_text() == "mine"

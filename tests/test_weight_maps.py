@@ -13,7 +13,7 @@ from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.variables import variables_by_name
 from mobileclip_keras.weight_maps import generate
-from mobileclip_keras.weight_maps.audit import Problem, audit, fold_indices, report
+from mobileclip_keras.weight_maps.audit import Problem, audit, report
 from mobileclip_keras.weight_maps.axes import source_shape, to_source, to_target
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import (
@@ -247,14 +247,6 @@ def test_only_what_may_be_absent_may_be_absent() -> None:
 
 
 # --- Reports ---
-
-
-def test_indices_are_folded() -> None:
-    lines = [f"layers.{i}.norm.{j}.weight" for i in (0, 1, 2, 5) for j in (0, 1)]
-    assert fold_indices(lines) == ["layers.{0-2,5}.norm.{0-1}.weight"]
-    assert fold_indices(["a.1.b", "a.1.b"]) == ["a.1.b"]
-    assert fold_indices(["conv2.weight", "conv3.weight"]) == ["conv2.weight", "conv3.weight"]
-    assert fold_indices(["blocks_3/x", "blocks_4/x"]) == ["blocks_{3-4}/x"]
 
 
 def test_all_problems_are_reported_at_once_and_long_lists_are_counted() -> None:

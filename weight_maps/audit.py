@@ -104,20 +104,59 @@ def report(problems: Iterable[Problem], limit: int = 20) -> str:
     return "\n".join(lines)
 
 
-_INDEX = re.compile(r"(?<=[._/])\d+(?=[./ ]|$)")
+# No leading zeros: "07" and "7" are two names.
+_INDEX = re.compile(r"(?<=[._/])(0|[1-9][0-9]{0,8})(?=[./ ]|$)")
+_LETTERS = "ijklmnopqrstuvwxyz"
+
+Box = tuple[frozenset[int], ...]
+"""The numbers that each index takes, every one with every one of the others."""
 
 
 def fold_indices(lines: Iterable[str]) -> list[str]:
-    """Lines alike but for the indices in their names, each kind once: "layers.{0-11}.weight"."""
-    groups: dict[str, list[list[int]]] = defaultdict(list)
+    """Lines alike but for the indices in their names, written once: "layers.{0-11}.weight".
+
+    Each folded line stands for exactly the lines it was made of, which may take several of them. An index that
+    goes along with an earlier one has its name: "layers.{i=0-11}.weight, for blocks_{i}/kernel".
+    """
+    alike: dict[tuple[str, ...], dict[tuple[int, ...], None]] = defaultdict(dict)
     for line in lines:
-        groups[_INDEX.sub("\0", line)].append([int(index) for index in _INDEX.findall(line)])
+        parts = _INDEX.split(line)
+        alike[tuple(parts[::2])][tuple(map(int, parts[1::2]))] = None
     folded = []
-    for pattern, indices in groups.items():
-        for column in zip(*indices, strict=True):
-            pattern = pattern.replace("\0", _ranges(sorted(set(column))), 1)
-        folded.append(pattern)
+    for words, indices in alike.items():
+        columns = list(zip(*indices, strict=True))
+        first: dict[tuple[int, ...], int] = {}
+        number = [first.setdefault(column, len(first)) for column in columns]  # of each index, equal ones alike
+        folded += [_write(words, number, box) for box in _boxes(zip(*first, strict=True) if first else [()])]
     return folded
+
+
+def _boxes(points: Iterable[tuple[int, ...]]) -> list[Box]:
+    """Grids that together hold exactly these points, each of them once."""
+    boxes: list[Box] = [tuple(frozenset([number]) for number in point) for point in points]
+    # What differs in one index alone is one grid; the last index first, so that blocks stay with their stages.
+    for at in reversed(range(len(boxes[0]))):
+        joined: dict[Box, frozenset[int]] = {}
+        for box in boxes:
+            others = box[:at] + box[at + 1 :]
+            joined[others] = joined.get(others, frozenset()) | box[at]
+        boxes = [(*others[:at], numbers, *others[at:]) for others, numbers in joined.items()]
+    return boxes
+
+
+def _write(words: tuple[str, ...], number: list[int], box: Box) -> str:
+    """Words with the indices of a grid between them."""
+    several = [n for n, numbers in enumerate(box) if len(numbers) > 1 and number.count(n) > 1]
+    names = {n: _LETTERS[i] if i < len(_LETTERS) else f"i{i}" for i, n in enumerate(several)}
+    written = words[0]
+    seen: set[int] = set()
+    for n, word in zip(number, words[1:], strict=True):
+        ranges = _ranges(sorted(box[n]))
+        if n in names:
+            ranges = f"{{{names[n]}}}" if n in seen else f"{{{names[n]}={ranges[1:]}"
+        seen.add(n)
+        written += ranges + word
+    return written
 
 
 def _ranges(numbers: list[int]) -> str:
