@@ -47,7 +47,7 @@ def load_open_clip(name: str, file: str) -> Sample:
     sample = {"import": 0.0, "imports": time.perf_counter() - start}
     with measured(sample):
         model = open_clip.create_model(name, pretrained=file)
-    assert float(model.logit_scale) > 0
+    assert model.logit_scale.item() > 0
     return sample
 
 

@@ -1,7 +1,7 @@
 """Models in Keras' own unzipped layout, written and read with fewer copies and look-ups than Keras makes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import h5py
 import keras
 import ml_dtypes
 import numpy as np
+from keras.src.backend.common import global_state
 from keras.src.saving import saving_lib
 
 from . import memory
@@ -30,6 +31,8 @@ def save_model(model: keras.Model, folder: Path) -> None:
     metadata = {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}
     (folder / CONFIG).write_text(json.dumps(keras.saving.serialize_keras_object(model)))
     (folder / METADATA).write_text(json.dumps(metadata))
+    # Keras keeps this set under one name and looks for it under another, and so makes it anew for each layer.
+    global_state.set_global_attribute("saving_attr_skiplist_Layer", saving_lib.get_attr_skipset("Layer"))
     store = _Store(folder / WEIGHTS, mode="w")
     try:
         saving_lib._save_state(model, store, None, "", set())
@@ -38,10 +41,16 @@ def save_model(model: keras.Model, folder: Path) -> None:
 
 
 class _Store(saving_lib.H5IOStore):
-    """Keras' HDF5 file, which copies what it is given: so that is the memory of the variable itself."""
+    """Keras' HDF5 file, written from the memory of the variables itself."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, memory.view(value) if isinstance(value, keras.Variable) else value)
+        array = memory.view(value) if isinstance(value, keras.Variable) else None
+        if array is None or not array.size or array.dtype.kind not in "fiu":  # bfloat16 is of no kind of NumPy's
+            super().__setitem__(key, value)
+            return
+        if not self._h5_entry_initialized:
+            self._create_h5_group(self._h5_entry_path)
+        self._h5_entry_group.create_dataset(key, data=array)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
@@ -63,7 +72,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
     with h5py.File(path) as file:
         found = {
             name: [group[str(index)] for index in range(len(group))]
-            for name, group in _layers(file, "", set(layers))
+            for name, group in _layers(file, "", _above(layers))
             if name in layers
         }
         if all(_fits(variables, found.get(name)) for name, variables in layers.items()):
@@ -72,6 +81,12 @@ def load_weights(model: keras.Model, path: Path) -> None:
                     _read(dataset, variable)
             return
     model.load_weights(path)
+
+
+def _above(layers: Iterable[str]) -> set[str]:
+    """The paths of layers and of all that they lie in."""
+    parts = (layer.split("/") for layer in layers)
+    return {"/".join(names[:count]) for names in parts for count in range(1, len(names) + 1)}
 
 
 def _layers(group: Any, path: str, wanted: set[str]) -> Iterator[tuple[str, Any]]:
@@ -86,7 +101,7 @@ def _layers(group: Any, path: str, wanted: set[str]) -> Iterator[tuple[str, Any]
         if VARIABLES in child:  # else it is a list of layers, which has no name of its own
             name = child[VARIABLES].attrs.get("name", key)
             inner = f"{path}/{name}".removeprefix("/")
-            if not any(layer == inner or layer.startswith(f"{inner}/") for layer in wanted):
+            if inner not in wanted:
                 continue
         yield from _layers(child, inner, wanted)
 
