@@ -1,7 +1,6 @@
 """Converting a checkpoint into a folder that Keras loads, verified before it appears."""
 
 import gc
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,10 +19,11 @@ from ..keras_models.model import MobileClipModel
 from ..keras_models.preprocessing import ImagePreprocessor
 from ..keras_models.registry import Variant
 from ..keras_models.tokenizer import Tokenizer
+from ..keras_models.weights_file import save_model
 from ..verify.verification import Verification
 from .build import build_model, has_projection_bias
 from .checkpoint import Checkpoint, open_checkpoint, sha256
-from .folder import check_room, check_target, written_whole
+from .folder import check_target, written_whole
 from .identify import Kind, choose_variant, identify
 from .mapping import load_into
 from .progress import Progress, silent
@@ -31,7 +31,6 @@ from .records import CONVERSION_FILE, weight_hashes, write_record
 from .verifying import check_packages, verify_against, write_verification
 
 FORM_CHOICES = ("both", "inference", "train")
-HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
 DTYPE_CHOICES = ("float32", "float16", "bfloat16", "keep")
 
 
@@ -233,12 +232,7 @@ def _write_form(model: MobileClipModel, place: Path, dtype: str) -> None:
     """Saves a model as Keras' own unzipped layout."""
     if dtype != model.dtype:
         model = _rounded(model, dtype)
-    place.mkdir(exist_ok=True)
-    check_room(place, sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize + HDF5_OVERHEAD for v in model.weights))
-    keras.saving.save_model(model, place, zipped=False)
-    assets = place / "assets"
-    if assets.is_dir():  # Keras makes it for layers with files of their own; there are none
-        assets.rmdir()
+    save_model(model, place)
 
 
 def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:

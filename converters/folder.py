@@ -104,20 +104,6 @@ def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> Non
         raise OutputError(f"{path} cannot be written: {parent} is not a folder that this user may write to.")
 
 
-def check_room(folder: Path, size: int) -> None:
-    """Refuses to begin what the disk has no room for: HDF5 crashes the whole process where it meets that itself.
-
-    Args:
-        folder: where it is to be written.
-        size: in bytes.
-
-    Raises:
-        OSError: as the system's own, ENOSPC.
-    """
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
 def os_reason(error: BaseException) -> str | None:
     """What the operating system says is wrong, also where a library wraps it in its own words; else None."""
     seen: BaseException | None = error

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from ..keras_models.errors import MobileClipError
+from ..keras_models.memory import fill
 from ..keras_models.model import MobileClipModel
 from ..keras_models.variables import variables_by_name
 from ..weight_maps.audit import Problem, audit, report
@@ -46,9 +47,10 @@ def load_into(
         if variable is None and row.source == NONE:
             continue
         array = np.zeros(row.source_shape) if row.source == NONE else checkpoint.read(row.source)
-        problems += _value_problems(row, array, variable)
-        if variable is not None:
-            variable.assign(to_target(row.axes, array, row.target_shape))
+        found = _value_problems(row, array, variable)
+        problems += found
+        if variable is not None and not found:
+            fill(variable, to_target(row.axes, array, row.target_shape))
         progress(1)
     if problems:
         raise MappingError(f"{checkpoint.path.name} holds values that cannot be used:\n{report(problems)}")

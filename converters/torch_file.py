@@ -1,5 +1,7 @@
 """Reading files of torch.save, running nothing that they hold."""
 
+import ctypes
+import mmap
 import pickle
 import re
 import zipfile
@@ -15,9 +17,6 @@ from .contents import CheckpointError, Contents, first_line
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")
 MOST_NESTED = 4
-# Bytes read before a file is mapped into memory anew: what was read of it counts as memory in use until then,
-# and a whole checkpoint would take as much again as the model that it becomes.
-MOST_MAPPED = 32 * 2**20
 
 
 def open_torch(path: Path) -> Contents:
@@ -41,20 +40,38 @@ def open_torch(path: Path) -> Contents:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
-    mapped = 0
+    mapped = _mapped(path) if can_map else range(0)
+    last: Any = None
 
     def read(name: str) -> np.ndarray:
-        nonlocal tensors, mapped
-        mapped += tensors[name].nbytes
-        if can_map and mapped > MOST_MAPPED:
-            tensors = {}  # before it is mapped anew: else both would be there
-            tensors = _unwrap(torch, _load(torch, path, can_map), path, [])
-            mapped = tensors[name].nbytes
-        tensor = tensors[name].detach().contiguous()
+        nonlocal last
+        if last is not None:
+            _give_back(last, mapped)
+        last = tensors[name]
+        tensor = last.detach().contiguous()
         half = tensor.is_floating_point() and tensor.element_size() < 4
         return (tensor.float() if half else tensor).numpy()
 
     return Contents(shapes, dtypes, read, notes)
+
+
+def _mapped(path: Path) -> range:
+    """The addresses that a file was mapped to last; none where the system does not say."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    places = [line.split()[0].split("-") for line in lines if line.endswith(f" {path.resolve()}")]
+    return range(int(places[-1][0], 16), int(places[-1][1], 16)) if places else range(0)
+
+
+def _give_back(tensor: Any, mapped: range) -> None:
+    """Gives back the memory that a mapped tensor was read into; looked at again, it is read from the file again.
+
+    What was read of a mapped file counts as memory in use, and a whole checkpoint takes as much as its model.
+    """
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if mapped.start <= start < end <= mapped.stop:  # elsewhere, the numbers would be lost
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _load(torch: Any, path: Path, can_map: bool) -> Any:

@@ -7,6 +7,7 @@ import keras
 from .architectures import FastViTConfig
 from .layers.blocks import AttentionBlock, RepMixerBlock
 from .layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock
+from .layers.inner import run
 from .types import Shape, Tensor
 
 
@@ -51,11 +52,11 @@ class FastViTStage(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = inputs
         for part in self.downsample:
-            outputs = part(outputs, training=training)
+            outputs = run(part, outputs, training=training)
         if self.pos_emb is not None:
-            outputs = self.pos_emb(outputs)
+            outputs = run(self.pos_emb, outputs, training=training)
         for block in self.blocks:
-            outputs = block(outputs, training=training)
+            outputs = run(block, outputs, training=training)
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -102,7 +103,7 @@ class FastViT(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for part in self.parts:
-            inputs = part(inputs, training=training)
+            inputs = run(part, inputs, training=training)
         return inputs
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from .layers.branches import ConditionalPositionalEncoding, LargeKernelConv, Mob
 from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import to_be_overwritten
 from .layers.normalization import BatchNorm
+from .memory import fill
 from .text import TextBackbone
 from .vit import VisionTransformer
 
@@ -234,8 +235,8 @@ def _fold_branches(source: Any, target: Any) -> None:
         _copy(source, target)
     else:
         folded = linear(source)
-        convolution.kernel.assign(folded.kernel.reshape(convolution.kernel.shape))
-        convolution.bias.assign(folded.bias)
+        fill(convolution.kernel, folded.kernel.reshape(convolution.kernel.shape))
+        fill(convolution.bias, folded.bias)
 
 
 def _fold_feed_forward(source: Any, source_scale: Any, target: Any, target_scale: Any) -> None:
@@ -253,8 +254,8 @@ def _fold_scale(source: Any, source_scale: Any, target: Any, target_scale: Any) 
             _copy(source_scale, target_scale)
         return
     factor = _array(source_scale.gamma)
-    target.kernel.assign(_array(source.kernel) * factor)
-    target.bias.assign(_array(source.bias) * factor)
+    fill(target.kernel, _array(source.kernel) * factor)
+    fill(target.bias, _array(source.bias) * factor)
 
 
 def _fold_attention(source: AttentionBlock, target: AttentionBlock) -> None:
@@ -264,8 +265,8 @@ def _fold_attention(source: AttentionBlock, target: AttentionBlock) -> None:
     if source.norm is not None and target.norm is None:
         scale, shift = _affine(source.norm)
         kernel = _array(source_mixer.qkv.kernel)
-        target_mixer.qkv.kernel.assign(scale[:, None] * kernel)
-        target_mixer.qkv.bias.assign(shift @ kernel)
+        fill(target_mixer.qkv.kernel, scale[:, None] * kernel)
+        fill(target_mixer.qkv.bias, shift @ kernel)
     else:
         if source.norm is not None:
             _copy(source.norm, target.norm)

@@ -9,6 +9,7 @@ from keras import ops
 from .architectures import IMAGE_TOWERS, FastViTConfig
 from .fastvit import FastViT
 from .layers.initializers import normal
+from .precision import kept
 from .registry import get_variant
 from .types import Shape, Tensor
 from .vit import VisionTransformer
@@ -136,7 +137,8 @@ class MobileClipImageEncoder(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
-        return self.projection(self.backbone(inputs, training=training))
+        with kept(self.compute_dtype):
+            return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for an image batch, by name, in order; the last is "features".
@@ -147,9 +149,10 @@ class MobileClipImageEncoder(keras.Model):
         if self.tower not in IMAGE_TOWERS:
             raise ValueError(f"Only MobileCLIP's own image towers have stages, not {self.backbone.name!r}.")
         inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
-        outputs = self.backbone.stage_outputs(inputs)
-        last = list(outputs.values())[-1]
-        outputs["features"] = self.projection(last[:, 0] if len(last.shape) == 3 else last)
+        with kept(self.compute_dtype):
+            outputs = self.backbone.stage_outputs(inputs)
+            last = list(outputs.values())[-1]
+            outputs["features"] = self.projection(last[:, 0] if len(last.shape) == 3 else last)
         return outputs
 
     def _check(self, shape: Shape) -> None:

@@ -12,10 +12,10 @@ from .layers.initializers import to_be_overwritten
 from .model import MobileClipModel, check_towers
 from .pretrained import files_of, meaning
 from .registry import Variant
+from .weights_file import CONFIG as CONFIG
+from .weights_file import WEIGHTS as WEIGHTS
 from .weights_file import load_weights
 
-CONFIG = "config.json"
-WEIGHTS = "model.weights.h5"
 TRAIN_FOLDER = "train"
 
 

@@ -11,6 +11,7 @@ from keras import ops
 from .features import FeatureModel
 from .image_encoder import MobileClipImageEncoder
 from .objective import contrastive_loss
+from .precision import kept
 from .registry import VARIANTS, Variant, get_variant
 from .text_encoder import MobileClipTextEncoder
 from .types import Tensor
@@ -212,7 +213,8 @@ class MobileClipModel(keras.Model):
 
     def scale(self) -> Any:
         """What similarities are multiplied with, a scalar tensor: exp(logit_scale), at most 100."""
-        return ops.minimum(ops.exp(self.logit_scale), MAX_LOGIT_SCALE)
+        with kept(self.logit_scale.dtype):
+            return ops.minimum(ops.exp(self.logit_scale), MAX_LOGIT_SCALE)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Keras's `predict`: the outputs for arrays, a dataset or a generator, as NumPy arrays."""
@@ -287,5 +289,6 @@ def unit_length(features: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(features.dtype)
     if dtype in ("float16", "bfloat16"):
         return ops.cast(unit_length(ops.cast(features, "float32")), dtype)
-    length = ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True))
-    return features / ops.maximum(length, 1e-12)
+    with kept(dtype):
+        length = ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True))
+        return features / ops.maximum(length, 1e-12)

@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from .architectures import TextConfig
+from .layers.attention import at
 from .layers.blocks import RepMixerBlock, TransformerBlock
 from .layers.initializers import normal
+from .layers.inner import run
 from .types import Shape, Tensor
 
 
@@ -56,9 +58,13 @@ class TextBackbone(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         states = self._embed(inputs)
-        for index in range(len(self.blocks)):
+        for index in range(len(self.blocks) - 1):
             states = self._apply(index, states, training)
-        return self.final_norm(self.at_end_of_text(states, inputs))
+        if self.config.blocks[-1] == "repmixer":
+            state = self.at_end_of_text(self._apply(-1, states, training), inputs)
+        else:
+            state = run(self.blocks[-1], states, position=_end_of_text(inputs))[:, 0]
+        return run(self.final_norm, state)
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for a token batch."""
@@ -71,19 +77,23 @@ class TextBackbone(keras.layers.Layer):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
-        return self.token_embedding(tokens) + positions
+        return run(self.token_embedding, tokens) + positions
 
     def _apply(self, index: int, states: Tensor, training: bool | None) -> Tensor:
         block = self.blocks[index]
         if self.config.blocks[index] != "repmixer":
-            return block(states)
+            return run(block, states)
         # A sentence is an image one pixel high.
-        return ops.squeeze(block(ops.expand_dims(states, 1), training=training), 1)
+        return ops.squeeze(run(block, ops.expand_dims(states, 1), training=training), 1)
 
     def at_end_of_text(self, states: Tensor, tokens: Tensor) -> Tensor:
         """(batch, width): each text's state at its largest token id."""
-        end = ops.argmax(tokens, axis=-1)[:, None, None]
-        return ops.squeeze(ops.take_along_axis(states, end, axis=1), 1)
+        return ops.squeeze(at(states, _end_of_text(tokens)), 1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)
+
+
+def _end_of_text(tokens: Tensor) -> Tensor:
+    """(batch, 1): where each text's largest token id stands."""
+    return ops.argmax(tokens, axis=-1)[:, None]

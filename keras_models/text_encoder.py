@@ -8,6 +8,7 @@ from keras import ops
 
 from .architectures import TEXT_TOWERS
 from .layers.initializers import normal
+from .precision import kept
 from .registry import get_variant
 from .text import TextBackbone
 from .types import Shape, Tensor
@@ -74,13 +75,15 @@ class MobileClipTextEncoder(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
-        return self.projection(self.backbone(inputs, training=training))
+        with kept(self.compute_dtype):
+            return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for a token batch, by name, in order; the last is "features"."""
         inputs = ops.convert_to_tensor(inputs, dtype="int32")
-        outputs = self.backbone.stage_outputs(inputs)
-        outputs["features"] = self.projection(self.backbone.at_end_of_text(outputs["norm"], inputs))
+        with kept(self.compute_dtype):
+            outputs = self.backbone.stage_outputs(inputs)
+            outputs["features"] = self.projection(self.backbone.at_end_of_text(outputs["norm"], inputs))
         return outputs
 
     def _check(self, tokens: Tensor) -> None:

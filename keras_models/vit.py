@@ -10,10 +10,11 @@ import keras
 from keras import ops
 
 from .architectures import ViTConfig
+from .layers.activation import gelu
 from .layers.blocks import TransformerBlock
-from .layers.branches import gelu
 from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import normal
+from .layers.inner import run
 from .layers.positions import resize_positions
 from .types import Shape, Tensor
 
@@ -83,9 +84,10 @@ class VisionTransformer(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         tokens = self._embed(inputs, training)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens[:, 0])
+        for block in self.blocks[:-1]:
+            tokens = run(block, tokens)
+        class_token = ops.zeros((ops.shape(tokens)[0], 1), dtype="int32")
+        return run(self.norm, run(self.blocks[-1], tokens, position=class_token)[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
@@ -100,7 +102,7 @@ class VisionTransformer(keras.layers.Layer):
         """Patches with positions behind the class token: (batch, 1 + patches, width)."""
         patches = inputs
         for index, part in enumerate(self.patch_embed):
-            patches = part(patches, training=training) if isinstance(part, ConvNorm) else part(patches)
+            patches = run(part, patches, training=training)
             if index < len(self.patch_embed) - 1:
                 patches = gelu(patches)
         _, rows, columns, width = ops.shape(patches)
@@ -114,7 +116,7 @@ class VisionTransformer(keras.layers.Layer):
         patches = patches + grid
         class_token = ops.broadcast_to(class_token, (ops.shape(patches)[0], 1, width))
         tokens = ops.concatenate([class_token, patches], axis=1)
-        return tokens if self.norm_pre is None else self.norm_pre(tokens)
+        return tokens if self.norm_pre is None else run(self.norm_pre, tokens)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)

@@ -1,5 +1,6 @@
 """What every test relies on. The environment is set before anything imports Keras."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -30,3 +31,10 @@ def same_dtype_policy() -> Iterator[None]:
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back() -> Iterator[None]:
+    """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them."""
+    yield
+    gc.collect()

@@ -22,6 +22,7 @@ from mobileclip_keras.keras_models.architectures import (
     ViTConfig,
 )
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
@@ -136,7 +137,12 @@ def _compiled(tower: Any) -> Callable[[Any], Any]:
     import jax
 
     variables = [v.value for v in tower.trainable_variables], [v.value for v in tower.non_trainable_variables]
-    run = jax.jit(lambda trainable, rest, x: tower.stateless_call(trainable, rest, x, training=False)[0])
+    # float64 shows whether it is the same function. How well that is compiled matters to float32, and to the time.
+    hastily = {"xla_backend_optimization_level": "0"} if tower.compute_dtype == "float64" else None
+    run = jax.jit(
+        lambda trainable, rest, x: tower.stateless_call(trainable, rest, x, training=False)[0],
+        compiler_options=hastily,
+    )
     return lambda inputs: run(*variables, inputs)
 
 
@@ -207,11 +213,12 @@ def small_model(
     image: str | None = "small_mci", text: str | None = "small_mct", dtype: str = "float32", **options: Any
 ) -> MobileClipModel:
     """A model of small towers whose every variable is far from what it starts as."""
-    model = MobileClipModel(
-        image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
-        text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
-        dtype=dtype,
-    )
+    with to_be_overwritten():  # on JAX, drawing them takes longer than most tests
+        model = MobileClipModel(
+            image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
+            text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
+            dtype=dtype,
+        )
     randomise(model)
     return model
 

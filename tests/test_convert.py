@@ -22,6 +22,7 @@ from mobileclip_keras.converters.convert import Conversion, convert
 from mobileclip_keras.converters.folder import OutputError, written_whole
 from mobileclip_keras.converters.identify import Kind, WrongVariantError, identify
 from mobileclip_keras.converters.mapping import MappingError, load_into, read_from
+from mobileclip_keras.keras_models import weights_file
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.loading import load_folder
 from mobileclip_keras.keras_models.registry import get_variant
@@ -298,7 +299,7 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
 def test_a_disk_without_room_is_told_before_weights_are_written(image_file, tmp_path, monkeypatch):
     """HDF5 ends the process where it finds out by itself."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000_000))
-    monkeypatch.setattr(keras.saving, "save_model", None)
+    monkeypatch.setattr(weights_file, "_Store", None)
     target = tmp_path / "new" / "out"
     message = "out could not be written: no space left on device. Nothing was left behind"
     refused(image_file, target, message, form="train")

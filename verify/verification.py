@@ -1,14 +1,13 @@
 """The verification of a converted model, from fixed inputs to a verdict."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.backend.common import dtypes
 
 from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rounding, stage_errors
 from .inputs import Inputs
@@ -115,25 +114,13 @@ def verify_model(
     return verification
 
 
-@contextmanager
-def float64_enabled() -> Iterator[None]:
-    """Within this context float64 stays float64, on every backend.
+def float64_enabled() -> AbstractContextManager[Any]:
+    """Within this context float64 stays float64 also on JAX, which narrows it to float32 unless told otherwise."""
+    if keras.backend.backend() != "jax":
+        return nullcontext()
+    import jax
 
-    JAX narrows it to float32 unless told otherwise; and on JAX and PyTorch, Keras' type promotion narrows the
-    results of matrix products, means and normalisations, whatever the dtype policy says.
-    """
-    context: AbstractContextManager[Any] = nullcontext()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        context = jax.enable_x64(True)
-    narrowed = dtypes.BIT64_TO_BIT32_DTYPE
-    dtypes.BIT64_TO_BIT32_DTYPE = {**narrowed, "float64": "float64"}
-    try:
-        with context:
-            yield
-    finally:
-        dtypes.BIT64_TO_BIT32_DTYPE = narrowed
+    return jax.enable_x64(True)
 
 
 def _torch_features(reference: "TorchReference", inputs: Inputs) -> Features:

@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
+from .dense import Linear
 from .initializers import normal
+from .inner import run
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -20,7 +22,8 @@ class SelfAttention(keras.layers.Layer):
         qkv_bias: whether the packed projection has a bias.
         causal: whether a position sees only itself and those before it.
 
-    Inputs and outputs are (batch, length, channels). Source: arXiv 1706.03762, section 3.2.
+    Inputs and outputs are (batch, length, channels). With `position`, (batch, 1) integers, only the output at that
+    position of each row is computed: (batch, 1, channels). Source: arXiv 1706.03762, section 3.2.
     """
 
     def __init__(self, heads: int, qkv_bias: bool = True, causal: bool = False, **kwargs: Any) -> None:
@@ -32,20 +35,47 @@ class SelfAttention(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.qkv = keras.layers.Dense(3 * channels, use_bias=self.qkv_bias, name="qkv", **dense)
-        self.proj = keras.layers.Dense(channels, name="proj", **dense)
+        self.qkv = Linear(3 * channels, use_bias=self.qkv_bias, name="qkv", **dense)
+        self.proj = Linear(channels, name="proj", **dense)
         self.qkv.build(input_shape)
         self.proj.build(input_shape)
         self.head_dim = channels // self.heads
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, position: Tensor | None = None) -> Tensor:
         length = ops.shape(inputs)[1]
-        packed = ops.reshape(self.qkv(inputs), (-1, length, 3, self.heads, self.head_dim))
-        query, key, value = (ops.transpose(packed[:, :, part], (0, 2, 1, 3)) for part in range(3))
+        packed = ops.reshape(run(self.qkv, inputs), (-1, length, 3, self.heads, self.head_dim))
+        query, key, value = (packed[:, :, part] for part in range(3))
+        mask = None
+        if position is not None:
+            query = at(query, position)
+            if self.causal:
+                mask = (ops.arange(length)[None, :] <= position)[:, None, None, :]
+        attend = self._attend_fused if keras.backend.backend() == "torch" else self._attend
+        causal = self.causal and position is None
+        attended = attend(query, key, value, mask, causal)
+        return run(self.proj, ops.reshape(attended, (-1, ops.shape(query)[1], self.heads * self.head_dim)))
+
+    def _attend_fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, causal: bool) -> Tensor:
+        """PyTorch's one kernel, which never writes the scores to memory."""
+        return ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal, flash_attention=False)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, causal: bool) -> Tensor:
+        """Written out, which graph compilers arrange best. All are (batch, length, heads, channels of a head)."""
+        query, key, value = (ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value))
         scores = ops.matmul(query * self.head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        if self.causal:
-            position = ops.arange(length)
-            scores = ops.where(position[None, :] > position[:, None], -float("inf"), scores)
-        attended = ops.matmul(ops.softmax(scores, axis=-1), value)
-        merged = ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, length, self.heads * self.head_dim))
-        return self.proj(merged)
+        if causal:
+            place = ops.arange(ops.shape(scores)[-1])
+            mask = place[None, :] <= place[:, None]
+        if mask is not None:
+            scores = ops.where(mask, scores, -float("inf"))
+        return ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), value), (0, 2, 1, 3))
+
+
+def at(states: Tensor, position: Tensor) -> Tensor:
+    """(batch, 1, ...): what stands at one position of each row.
+
+    Args:
+        states: (batch, length, ...).
+        position: integers, (batch, 1).
+    """
+    return ops.take_along_axis(states, ops.reshape(position, (-1, *(1,) * (len(states.shape) - 1))), axis=1)

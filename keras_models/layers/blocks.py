@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
-from .attention import SelfAttention
+from .attention import SelfAttention, at
 from .branches import RepMixer
 from .feed_forward import ConvFeedForward, FeedForward
+from .inner import run
 from .normalization import BatchNorm, LayerScale
 
 
@@ -50,8 +51,10 @@ class RepMixerBlock(keras.layers.Layer):
             self.layer_scale.build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        mixed = self.token_mixer(inputs, training=training)
-        return mixed + _scaled(self.layer_scale, self.mlp(mixed, training=training))
+        mixed = run(self.token_mixer, inputs, training=training)
+        outputs = _scaled(self.layer_scale, run(self.mlp, mixed, training=training))
+        outputs += mixed  # in place where there is one, on PyTorch
+        return outputs
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -95,12 +98,15 @@ class AttentionBlock(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         normed = inputs
         if self.norm is not None:
-            normed = self.norm(inputs, training=training) if self.normalizes_batch else self.norm(inputs)
+            options = {"training": training} if self.normalizes_batch else {}
+            normed = run(self.norm, inputs, **options)
         _, height, width, channels = ops.shape(inputs)
         tokens = ops.reshape(normed, (-1, height * width, channels))
-        attended = ops.reshape(self.token_mixer(tokens), (-1, height, width, channels))
+        attended = ops.reshape(run(self.token_mixer, tokens), (-1, height, width, channels))
         mixed = inputs + _scaled(self.layer_scale_1, attended)
-        return mixed + _scaled(self.layer_scale_2, self.mlp(mixed, training=training))
+        outputs = _scaled(self.layer_scale_2, run(self.mlp, mixed, training=training))
+        outputs += mixed
+        return outputs
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -113,7 +119,9 @@ class TransformerBlock(keras.layers.Layer):
         causal: whether a position sees only itself and those before it.
         epsilon: of both LayerNorms.
 
-    Inputs and outputs are (batch, length, channels).
+    Inputs and outputs are (batch, length, channels). With `position`, (batch, 1) integers, only the output at that
+    position of each row is computed: (batch, 1, channels). A last block of which one position is used need do no
+    more, which saves some 7 % of a tower of twelve.
     """
 
     def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -128,10 +136,13 @@ class TransformerBlock(keras.layers.Layer):
         for part in (self.norm1, self.attn, self.norm2, self.mlp):
             part.build(input_shape)
 
-    def call(self, inputs: Tensor) -> Tensor:
-        attended = inputs + self.attn(self.norm1(inputs))
-        return attended + self.mlp(self.norm2(attended))
+    def call(self, inputs: Tensor, position: Tensor | None = None) -> Tensor:
+        attended = run(self.attn, run(self.norm1, inputs), position=position)
+        attended += inputs if position is None else at(inputs, position)
+        outputs = run(self.mlp, run(self.norm2, attended))
+        outputs += attended
+        return outputs
 
 
 def _scaled(layer_scale: Any, inputs: Tensor) -> Tensor:
-    return inputs if layer_scale is None else layer_scale(inputs)
+    return inputs if layer_scale is None else run(layer_scale, inputs)

@@ -12,17 +12,11 @@ from typing import Any
 import keras
 
 from ..types import Shape, Tensor
+from .activation import gelu
 from .convolution import ConvNorm, Convolution
+from .inner import run
 from .normalization import BatchNorm, LayerScale
 from .squeeze_excite import SqueezeExcite
-
-
-def gelu(inputs: Tensor) -> Tensor:
-    """GELU with the error function, never its tanh approximation, which is off by up to 5e-4.
-
-    Written out because Keras' own rounds the square root of 2 to float32 on TensorFlow, which costs 5e-9 in float64.
-    """
-    return 0.5 * inputs * (1.0 + keras.ops.erf(inputs * 0.7071067811865476))
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -97,7 +91,7 @@ class MobileOneBlock(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
         if self.se is not None:
-            outputs = self.se(outputs)
+            outputs = run(self.se, outputs)
         return gelu(outputs) if self.activation else outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -140,7 +134,7 @@ class LargeKernelConv(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
-        return gelu(outputs if self.se is None else self.se(outputs))
+        return gelu(outputs if self.se is None else run(self.se, outputs))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.branches[0].compute_output_shape(input_shape)
@@ -199,9 +193,9 @@ class RepMixer(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.reparam_conv is not None:
-            return self.reparam_conv(inputs)
-        mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
-        return inputs + self.layer_scale(mixed)
+            return run(self.reparam_conv, inputs, training=training)
+        mixed = run(self.mixer, inputs, training=training) - run(self.norm, inputs, training=training)
+        return inputs + run(self.layer_scale, mixed)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -226,14 +220,14 @@ class ConditionalPositionalEncoding(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         (self.pos_enc or self.reparam_conv).build(input_shape)
 
-    def call(self, inputs: Tensor) -> Tensor:
-        return self.reparam_conv(inputs) if self.pos_enc is None else self.pos_enc(inputs) + inputs
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if self.pos_enc is None:
+            return run(self.reparam_conv, inputs, training=training)
+        return run(self.pos_enc, inputs, training=training) + inputs
 
 
 def _sum_of(branches: list[Any], inputs: Tensor, training: bool | None) -> Tensor:
-    outputs = [
-        branch(inputs) if isinstance(branch, Convolution) else branch(inputs, training=training) for branch in branches
-    ]
+    outputs = [run(branch, inputs, training=training) for branch in branches]
     total = outputs[0]
     for output in outputs[1:]:
         total = total + output

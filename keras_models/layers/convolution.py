@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
+from .convolve import convolve
 from .initializers import normal
+from .inner import run
 from .normalization import BatchNorm
 
 
@@ -45,6 +47,9 @@ class Convolution(keras.layers.Layer):
         self.padding = padding
         self.depthwise = depthwise
         self.use_bias = use_bias
+        # Keras compiles by XLA what it trains or predicts with, where every layer allows it. On TensorFlow that
+        # would slow depthwise convolutions down on CPUs (see convolve.py), where its graphs run them fast.
+        self.supports_jit = not (depthwise and keras.backend.backend() == "tensorflow")
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
@@ -52,28 +57,22 @@ class Convolution(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
 
-    def call(self, inputs: Tensor) -> Tensor:
-        outputs = self._convolve(inputs)
-        return outputs if self.bias is None else outputs + self.bias
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        kernel = ops.convert_to_tensor(self.kernel)
+        outputs = convolve(inputs, kernel, self.strides, self._margins, self.depthwise, bool(training))
+        if self.bias is not None:
+            outputs += ops.convert_to_tensor(self.bias)  # in place where there is one, on PyTorch
+        return outputs
 
-    def _convolve(self, inputs: Tensor) -> Tensor:
-        before = [size // 2 if self.padding is None else self.padding for size in self.kernel_size]
-        is_same = self.strides == 1 and all(2 * pad + 1 == k for pad, k in zip(before, self.kernel_size, strict=True))
-        if not is_same and any(before):
-            inputs = ops.pad(inputs, [(0, 0), *((pad, pad) for pad in before), (0, 0)])
-        convolve = ops.depthwise_conv if self.depthwise else ops.conv
-        return convolve(
-            inputs,
-            ops.convert_to_tensor(self.kernel),
-            strides=self.strides,
-            padding="same" if is_same else "valid",
-            data_format="channels_last",
-        )
+    @property
+    def _margins(self) -> tuple[int, int]:
+        """Zeros above and below, and left and right."""
+        rows, columns = (size // 2 if self.padding is None else self.padding for size in self.kernel_size)
+        return rows, columns
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         sizes = []
-        for size, kernel in zip(input_shape[1:3], self.kernel_size, strict=True):
-            pad = kernel // 2 if self.padding is None else self.padding
+        for size, kernel, pad in zip(input_shape[1:3], self.kernel_size, self._margins, strict=True):
             sizes.append(None if size is None else (size + 2 * pad - kernel) // self.strides + 1)
         return (input_shape[0], *sizes, self.filters)
 
@@ -100,7 +99,7 @@ class ConvNorm(keras.layers.Layer):
         self.bn.build(self.conv.compute_output_shape(input_shape))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return self.bn(self.conv(inputs), training=training)
+        return run(self.bn, run(self.conv, inputs, training=training), training=training)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.conv.compute_output_shape(input_shape)

@@ -5,9 +5,11 @@ from typing import Any
 import keras
 
 from ..types import Shape, Tensor
-from .branches import gelu
+from .activation import gelu
 from .convolution import ConvNorm, Convolution
+from .dense import Linear
 from .initializers import normal
+from .inner import run
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -24,13 +26,13 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.fc1 = keras.layers.Dense(self.hidden, name="fc1", **dense)
-        self.fc2 = keras.layers.Dense(input_shape[-1], name="fc2", **dense)
+        self.fc1 = Linear(self.hidden, name="fc1", **dense)
+        self.fc2 = Linear(input_shape[-1], name="fc2", **dense)
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(inputs)))
+        return run(self.fc2, gelu(run(self.fc1, inputs)))
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -59,11 +61,11 @@ class ConvFeedForward(keras.layers.Layer):
             self.conv = ConvNorm(**conv, dtype=self.dtype_policy, name="conv")
         self.conv.build(input_shape)
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.fc1 = keras.layers.Dense(self.hidden, name="fc1", **dense)
-        self.fc2 = keras.layers.Dense(input_shape[-1], name="fc2", **dense)
+        self.fc1 = Linear(self.hidden, name="fc1", **dense)
+        self.fc2 = Linear(input_shape[-1], name="fc2", **dense)
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        mixed = self.conv(inputs) if self.form == "inference" else self.conv(inputs, training=training)
-        return self.fc2(gelu(self.fc1(mixed)))
+        mixed = run(self.conv, inputs, training=training)
+        return run(self.fc2, gelu(run(self.fc1, mixed)))

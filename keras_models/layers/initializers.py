@@ -3,15 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from typing import Any
 
 import keras
+
+from .. import memory
 
 _overwritten: ContextVar[bool] = ContextVar("overwritten", default=False)
 
 
 @contextmanager
 def to_be_overwritten() -> Iterator[None]:
-    """Within this context weights start as zeros: nothing random is drawn for values that a file will replace."""
+    """Within this context floating-point weights start as zeros that cost neither time nor memory.
+
+    For weights that a file will replace. Drawing random numbers takes seconds, and so do mere zeros: memory is
+    filled, and on JAX a program is compiled for each shape.
+    """
+    _install()
     token = _overwritten.set(True)
     try:
         yield
@@ -21,6 +30,24 @@ def to_be_overwritten() -> Iterator[None]:
 
 def normal(stddev: float = 0.02) -> keras.initializers.Initializer:
     """A normal distribution cut at two standard deviations, as MobileCLIP's convolutions and dense layers start."""
-    if _overwritten.get():
-        return keras.initializers.Zeros()
     return keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+@cache
+def _install() -> None:
+    """Makes Keras' variables heed the context. Outside of it, and in other threads, they start as ever.
+
+    Keras has no place to say this once for every layer, its own included.
+    """
+    usual = keras.Variable._initialize_with_initializer
+
+    def initialize(variable: Any, initializer: Any) -> None:
+        # Whole numbers are seeds and counters, and cheap.
+        skipped = _overwritten.get() and variable._dtype in ("float16", "float32", "float64")
+        usual(variable, _zeros if skipped else initializer)
+
+    keras.Variable._initialize_with_initializer = initialize
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    return memory.tensor(memory.zeros(shape, dtype))

@@ -7,6 +7,7 @@ from keras import ops
 
 from ..types import Shape, Tensor
 from .initializers import normal
+from .inner import run
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -32,7 +33,7 @@ class SqueezeExcite(keras.layers.Layer):
         self.fc2.build((None, self.channels))
 
     def call(self, inputs: Tensor) -> Tensor:
-        gate = self.fc2(self.fc1(ops.mean(inputs, axis=(1, 2))))
+        gate = run(self.fc2, run(self.fc1, ops.mean(inputs, axis=(1, 2))))
         return inputs * gate[:, None, None, :]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -38,6 +38,16 @@ class TorchReference:
         """Whether there is a text tower."""
         return self._text is not None
 
+    @property
+    def image_tower(self) -> "nn.Module":
+        """The image tower itself: (n, 3, height, width) to (n, embed_dim)."""
+        return _present(self._image, "image")
+
+    @property
+    def text_tower(self) -> "nn.Module":
+        """The text tower itself: int64 (n, 77) to (n, embed_dim)."""
+        return _present(self._text, "text")
+
     def encode_image(self, images: np.ndarray, batch_size: int = 8) -> np.ndarray:
         """Preprocessed images, (n, height, width, 3), to features before normalisation, (n, embed_dim)."""
         return _in_batches(_present(self._image, "image"), _to_nchw(images), batch_size)

@@ -1,0 +1,149 @@
+"""How long converting takes, and how much memory, against torch.load and torch.save of the same file.
+
+    python benchmarks/converting.py s0 s2 b 2-s4
+
+Synthetic checkpoints in the published layout, as .pt and as .safetensors; each sample in a new process, in turns:
+"torch" reads the file whole and writes it again (safetensors' own functions for .safetensors), "mapping" opens
+it, reads and assigns row by row, and writes the train form, "convert" is all that `convert --no-verify` does,
+hashing and folding included. Memory is the peak above what the imports take, as a multiple of the weights.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from samples import MIB, Sample, in_process, keep, measured, medians
+
+RESULTS = Path(__file__).parent / "results" / "converting.json"
+WAYS = ("torch", "mapping", "convert")
+
+
+def with_torch(source: str, out: str, _: str) -> Sample:
+    """Reads a file and writes it again."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    sample: Sample = {}
+    with measured(sample):
+        if source.endswith(".pt"):
+            torch.save(torch.load(source, map_location="cpu", weights_only=True), out)
+        else:
+            save_file(load_file(source), out)
+    return sample
+
+
+def with_mapping(source: str, out: str, variant: str) -> Sample:
+    """Opens, reads, assigns and writes; the model is built before the clock runs."""
+    import keras
+
+    from mobileclip_keras.converters.build import build_model, has_projection_bias
+    from mobileclip_keras.converters.checkpoint import open_checkpoint
+    from mobileclip_keras.converters.identify import identify
+    from mobileclip_keras.converters.mapping import load_into
+    from mobileclip_keras.keras_models.registry import get_variant
+    from mobileclip_keras.keras_models.weights_file import save_model
+
+    _import_reader(source)
+    found = get_variant(variant)
+    checkpoint = open_checkpoint(source)
+    kind = identify(checkpoint.shapes)
+    model = build_model(found, kind, has_projection_bias(found, kind, checkpoint))
+    sample: Sample = {}
+    with measured(sample):
+        checkpoint = open_checkpoint(source)
+        load_into(model, checkpoint, kind.rows)
+        save_model(model, Path(out))
+    assert keras.ops.convert_to_numpy(model.logit_scale) > 0
+    return sample
+
+
+def with_convert(source: str, out: str, variant: str) -> Sample:
+    """The whole conversion."""
+    import keras
+
+    from mobileclip_keras.converters.convert import convert
+
+    _import_reader(source)
+    keras.saving.serialize_keras_object(keras.layers.Dense(1))  # where TensorFlow is there, Keras imports it for this
+    sample: Sample = {}
+    with measured(sample):
+        convert(source, out, variant=variant, verify=False)
+    return sample
+
+
+def _import_reader(source: str) -> None:
+    if source.endswith(".pt"):
+        import torch  # noqa: F401
+
+
+def prepare(variant: str, folder: Path) -> tuple[str, Path]:
+    """Writes the checkpoint as .safetensors and as .pt."""
+    import torch
+    from safetensors.torch import load_file
+
+    from mobileclip_keras.converters.source import synthetic_checkpoint
+    from mobileclip_keras.keras_models.registry import get_variant
+
+    file = synthetic_checkpoint(variant, folder)
+    torch.save(load_file(file), file.with_suffix(".pt"))
+    return get_variant(variant).name, file
+
+
+def compare(variant: str, backend: str, repeats: int) -> dict[str, Any]:
+    """The medians of every way, for both formats."""
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        name, file = prepare(variant, Path(folder))
+        for suffix in (".pt", ".safetensors"):
+            source = file.with_suffix(suffix)
+            samples: dict[str, list[Sample]] = {way: [] for way in WAYS}
+            for turn in range(repeats + 1):
+                for way in WAYS:
+                    with tempfile.TemporaryDirectory(dir=folder) as out:
+                        arguments = (way, str(source), f"{out}/new", name)
+                        taken = in_process(__file__, "--sample", json.dumps(arguments), backend=backend)
+                    if turn:  # the first brings the files into memory
+                        samples[way].append(taken)
+            found = {way: medians(taken) for way, taken in samples.items()}
+            for taken in found.values():
+                taken["ratio"] = taken["seconds"] / found["torch"]["seconds"]
+                taken["peak_ratio"] = taken["peak"] / source.stat().st_size
+            results[f"{name}{suffix}, {backend}"] = {
+                "bytes": source.stat().st_size,
+                "repeats": repeats,
+                "ways": found,
+            }
+    return results
+
+
+def main(
+    variants: Annotated[list[str] | None, typer.Argument()] = None,
+    backend: Annotated[str, typer.Option(help="Backend of Keras.")] = "tensorflow",
+    repeats: Annotated[int, typer.Option(help="Samples of each.")] = 3,
+    sample: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Prints and keeps the time and the memory that converting takes."""
+    if sample:
+        way, *arguments = json.loads(sample)
+        run = {"torch": with_torch, "mapping": with_mapping, "convert": with_convert}[way]
+        print(json.dumps(run(*arguments)))
+        return
+    start = time.perf_counter()
+    table = Table("file, backend", "MiB", "way", "s", "ratio", "peak / weights", title="Converting")
+    for variant in variants or ["s0", "s2"]:
+        results = compare(variant, backend, repeats)
+        keep(RESULTS, results)
+        for name, result in results.items():
+            for way, taken in result["ways"].items():
+                numbers = (f"{taken[key]:.2f}" for key in ("seconds", "ratio", "peak_ratio"))
+                table.add_row(name, f"{result['bytes'] / MIB:.0f}", way, *numbers)
+    Console(width=120).print(table, f"{time.perf_counter() - start:.0f} s in all")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""How long loading takes, and how much memory: `from_pretrained` of a local folder against open_clip.
+
+    python benchmarks/loading.py s2 2-s0 --backend tensorflow --backend jax --backend torch
+
+Both load the same weights, a synthetic checkpoint, each time in a new process, in turns; open_clip from the
+safetensors file and from the .pt file. Imports are timed apart. Memory is the peak above what the imports take,
+as a multiple of the float32 weights.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from samples import Sample, in_process, keep, measured, medians
+
+OPEN_CLIP = ("open_clip, .safetensors", "open_clip, .pt")
+RESULTS = Path(__file__).parent / "results" / "loading.json"
+
+
+def load_keras(folder: str, form: str) -> Sample:
+    """Loads a converted folder in this process."""
+    start = time.perf_counter()
+    import keras
+
+    own = time.perf_counter()
+    import mobileclip_keras as mk
+
+    sample = {"import": time.perf_counter() - own, "imports": time.perf_counter() - start}
+    import mobileclip_keras.keras_models.loading
+
+    with measured(sample):
+        model = mk.MobileClipModel.from_pretrained(folder, form=form)
+    assert keras.ops.convert_to_numpy(model.logit_scale) > 0
+    return sample
+
+
+def load_open_clip(name: str, file: str) -> Sample:
+    """Loads a checkpoint with open_clip in this process."""
+    start = time.perf_counter()
+    import open_clip
+
+    sample = {"import": 0.0, "imports": time.perf_counter() - start}
+    with measured(sample):
+        model = open_clip.create_model(name, pretrained=file)
+    assert model.logit_scale.item() > 0
+    return sample
+
+
+def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]], int]:
+    """Writes the weights in every format; open_clip's name, the arguments of each way to load, and the bytes."""
+    import numpy as np
+    import torch
+    from safetensors.numpy import load_file, save_file
+
+    from mobileclip_keras.converters.convert import convert
+    from mobileclip_keras.converters.identify import Kind
+    from mobileclip_keras.keras_models.registry import get_variant
+    from mobileclip_keras.verify import synthetic
+
+    found = get_variant(variant)
+    kind = Kind(found.image_tower, found.text_tower.removesuffix("_causal"), "open_clip", "train")
+    file = folder / f"{found.name}.safetensors"
+    save_file(synthetic.state_dict(kind.shapes.items(), seed=0), file)
+    pickled = file.with_suffix(".pt")
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in load_file(file).items()}, pickled)
+    convert(file, folder / "keras", variant=found.name, verify=False)
+    name = found.published.repo.removeprefix("apple/")
+    ways = {
+        OPEN_CLIP[0]: ("open_clip", name, str(file)),
+        OPEN_CLIP[1]: ("open_clip", name, str(pickled)),
+        "inference": ("keras", str(folder / "keras"), "inference"),
+        "train": ("keras", str(folder / "keras"), "train"),
+    }
+    return found.name, ways, file.stat().st_size
+
+
+def compare(variant: str, backends: list[str], repeats: int) -> dict[str, Any]:
+    """The medians of every way to load a variant."""
+    with tempfile.TemporaryDirectory() as folder:
+        name, ways, size = prepare(variant, Path(folder))
+        runs = [(way, "torch") for way in OPEN_CLIP]
+        runs += [(form, backend) for form in ("inference", "train") for backend in backends]
+        samples: dict[str, list[Sample]] = {f"{way}, {backend}": [] for way, backend in runs}
+        for turn in range(repeats + 1):
+            for way, backend in runs:
+                sample = in_process(__file__, "--sample", json.dumps(ways[way]), backend=backend)
+                if turn:  # the first brings the files into memory
+                    samples[f"{way}, {backend}"].append(sample)
+    found = {way: medians(taken) for way, taken in samples.items()}
+    best = min(found[f"{way}, torch"]["seconds"] for way in OPEN_CLIP)
+    for sample in found.values():
+        sample |= {"ratio": sample["seconds"] / best, "peak_ratio": sample["peak"] / size}
+    return {name: {"bytes": size, "repeats": repeats, "ways": found}}
+
+
+def main(
+    variants: Annotated[list[str] | None, typer.Argument()] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Backends of Keras; all where left out.")] = None,
+    repeats: Annotated[int, typer.Option(help="Samples of each.")] = 5,
+    sample: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Prints and keeps the time and the memory that loading takes."""
+    if sample:
+        how, *arguments = json.loads(sample)
+        print(json.dumps((load_keras if how == "keras" else load_open_clip)(*arguments)))
+        return
+    columns = ("variant", "way", "imports, s", "own import, s", "load, s", "ratio", "peak / weights")
+    table = Table(*columns, title="Loading; ratios to the faster of open_clip's", title_justify="left")
+    for variant in variants or ["s2"]:
+        results = compare(variant, backend or ["tensorflow", "jax", "torch"], repeats)
+        keep(RESULTS, results)
+        for name, result in results.items():
+            for way, taken in result["ways"].items():
+                numbers = ("imports", "import", "seconds", "ratio", "peak_ratio")
+                table.add_row(name, way, *(f"{taken[key]:.2f}" for key in numbers))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""NumPy arrays that become the memory of variables, so that a large array is copied once at most.
+
+Each backend copies what it is given in its own way: TensorFlow every array, PyTorch twice, JAX what is not aligned.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes; TensorFlow and JAX share no memory that begins elsewhere than at a multiple of it."""
+
+
+def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array of zeros that backends can share. A large one takes memory only where it is written to."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def tensor(array: np.ndarray) -> Any:
+    """A tensor on the host that shares the memory of an array of `zeros`, where the backend can."""
+    match keras.backend.backend():
+        case "tensorflow":
+            import tensorflow as tf
+
+            return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+        case "torch":
+            import torch
+
+            return torch.from_numpy(array)
+        case "jax":
+            import jax
+
+            return jax.device_put(array)
+    return keras.ops.convert_to_tensor(array)
+
+
+def fill(variable: keras.Variable, array: np.ndarray) -> None:
+    """`variable.assign(array)`, with one copy. The array may be a view of any strides and dtype."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if not _can_share(variable, dtype, array.shape):
+        variable.assign(array)
+        return
+    memory = zeros(array.shape, dtype)
+    with np.errstate(over="ignore"):  # as in every backend, what is too large becomes infinite
+        memory[...] = array
+    hand_over(variable, memory)
+
+
+def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
+    """Gives the memory of an array of `zeros` to a variable of its dtype; nobody may write to it afterwards."""
+    if not _can_share(variable, str(array.dtype), array.shape):
+        variable.assign(array)
+    elif keras.backend.backend() == "torch":
+        variable.value.data = tensor(array)
+    else:
+        variable.assign(tensor(array))
+
+
+def _can_share(variable: keras.Variable, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a variable can take over host memory. NumPy does not export bfloat16."""
+    if dtype not in ("float16", "float32", "float64") or dtype != keras.backend.standardize_dtype(variable.dtype):
+        return False
+    if keras.backend.backend() == "torch" and variable.value.device.type != "cpu":
+        return False
+    return tuple(shape) == tuple(variable.shape)
+
+
+def view(variable: keras.Variable) -> np.ndarray:
+    """The value of a variable, for reading at once: not copied where it lies on the host."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow" and "CPU" in value.device and value.dtype.name != "bfloat16":
+        return np.asarray(memoryview(value.read_value()))
+    if keras.backend.backend() == "torch" and value.device.type == "cpu" and str(value.dtype) != "torch.bfloat16":
+        return value.detach().numpy()
+    return np.asarray(value) if keras.backend.backend() == "jax" else keras.ops.convert_to_numpy(value)

@@ -1,0 +1,112 @@
+"""The ways of computing that are chosen for speed give what the plain ones give, and its gradients."""
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.keras_models.layers.attention import SelfAttention
+from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
+from mobileclip_keras.keras_models.layers.convolution import Convolution
+from mobileclip_keras.keras_models.layers.dense import ROWS_FOR_CONVOLUTION, Linear
+from mobileclip_keras.keras_models.precision import kept
+from mobileclip_keras.verify.verification import float64_enabled
+
+from .support import error, small_model, small_towers  # noqa: F401
+
+pytestmark = pytest.mark.backend
+
+RANDOM = np.random.default_rng(0)
+EXACT = 1e-12
+
+
+def apply(layer: keras.layers.Layer, inputs: np.ndarray) -> np.ndarray:
+    """What a layer makes of a batch; compiled on JAX, as the layers of a tower are."""
+    run = layer
+    if keras.backend.backend() == "jax":
+        import jax
+
+        run = jax.jit(layer)
+    return keras.ops.convert_to_numpy(run(keras.ops.convert_to_tensor(inputs)))
+
+
+def plain_convolution(images: np.ndarray, kernel: np.ndarray, strides: int, rows: int, columns: int) -> np.ndarray:
+    """A depthwise convolution by its definition."""
+    tall, wide, channels, multiplier = kernel.shape
+    padded = np.pad(images, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide), axis=(1, 2))[:, ::strides, ::strides]
+    outputs = np.einsum("byxchw,hwcm->byxcm", windows, kernel)
+    return outputs.reshape(*outputs.shape[:3], channels * multiplier)
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize(
+    "kernel_size, strides, size",
+    [((7, 7), 1, (8, 8)), ((7, 7), 2, (9, 12)), ((3, 3), 2, (6, 7)), ((1, 11), 1, (1, 77))],
+)
+def test_depthwise_convolution(kernel_size, strides: int, size, multiplier: int) -> None:
+    images = RANDOM.normal(size=(2, *size, 5))
+    with float64_enabled():
+        layer = Convolution(5 * multiplier, kernel_size, strides, depthwise=True, use_bias=True, dtype="float64")
+        layer.build(images.shape)
+        kernel, bias = RANDOM.normal(size=layer.kernel.shape), RANDOM.normal(size=layer.bias.shape)
+        layer.set_weights([kernel, bias])
+        with kept("float64"):
+            eager = keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(images)))
+            compiled = apply(layer, images)
+    expected = plain_convolution(images, kernel, strides, kernel_size[0] // 2, kernel_size[1] // 2) + bias
+    assert layer.compute_output_shape(images.shape) == expected.shape
+    for made in (eager, compiled):
+        assert error(made, expected) < EXACT
+
+
+@pytest.mark.parametrize("rows", [3, ROWS_FOR_CONVOLUTION])
+def test_dense_layer(rows: int) -> None:
+    inputs = RANDOM.normal(size=(2, rows, 6))
+    with float64_enabled(), kept("float64"):
+        layer = Linear(7, dtype="float64")
+        layer.build(inputs.shape)
+        kernel, bias = RANDOM.normal(size=(6, 7)), RANDOM.normal(size=7)
+        layer.set_weights([kernel, bias])
+        assert error(apply(layer, inputs), inputs @ kernel + bias) < EXACT
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_position_of_a_block_is_that_of_all(causal: bool) -> None:
+    states = RANDOM.normal(size=(3, 6, 8))
+    position = np.array([[5], [0], [3]], "int32")
+    with float64_enabled(), kept("float64"):
+        block = TransformerBlock(2, 16, causal=causal, dtype="float64")
+        block.build(states.shape)
+        for variable in block.weights:
+            variable.assign(RANDOM.normal(size=variable.shape))
+        states = keras.ops.convert_to_tensor(states)
+        whole = keras.ops.convert_to_numpy(block(states))
+        alone = keras.ops.convert_to_numpy(block(states, position=keras.ops.convert_to_tensor(position)))
+    assert error(alone[:, 0], np.take_along_axis(whole, position[:, :, None], axis=1)[:, 0]) < EXACT
+
+
+def test_attention_by_its_definition() -> None:
+    states = RANDOM.normal(size=(2, 5, 8))
+    with float64_enabled(), kept("float64"):
+        layer = SelfAttention(2, causal=True, dtype="float64")
+        layer.build(states.shape)
+        for variable in layer.weights:
+            variable.assign(RANDOM.normal(size=variable.shape))
+        made = apply(layer, states)
+        packed, bias, out, out_bias = (keras.ops.convert_to_numpy(variable) for variable in layer.weights)
+    query, key, value = np.moveaxis((states @ packed + bias).reshape(2, 5, 3, 2, 4), 2, 0)
+    scores = np.einsum("bqhc,bkhc->bhqk", query, key) / 2 + np.where(np.tri(5), 0, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    attended = np.einsum("bhqk,bkhc->bqhc", weights / weights.sum(-1, keepdims=True), value)
+    assert error(made, attended.reshape(2, 5, 8) @ out + out_bias) < EXACT
+
+
+def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> None:  # noqa: F811
+    model = small_model("small_mci", "small_mct")
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=False)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    batch = {"image": RANDOM.random((4, 64, 64, 3), "float32"), "text": RANDOM.integers(1, 400, (4, 77), "int32")}
+    model.fit(batch, batch_size=4, epochs=3, verbose=0)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        new = keras.ops.convert_to_numpy(variable)
+        assert np.isfinite(new).all() and not np.array_equal(new, old), variable.path
