@@ -40,7 +40,7 @@ def open_torch(path: Path) -> Contents:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
-    mapped = _mapped(path) if can_map else range(0)
+    mapped = _mapped(path) if can_map else []
     last: Any = None
 
     def read(name: str) -> np.ndarray:
@@ -55,22 +55,22 @@ def open_torch(path: Path) -> Contents:
     return Contents(shapes, dtypes, read, notes)
 
 
-def _mapped(path: Path) -> range:
-    """The addresses that a file was mapped to last; none where the system does not say."""
+def _mapped(path: Path) -> list[range]:
+    """The addresses that a file is mapped to, each time that it is; none where the system does not say."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     places = [line.split()[0].split("-") for line in lines if line.endswith(f" {path.resolve()}")]
-    return range(int(places[-1][0], 16), int(places[-1][1], 16)) if places else range(0)
+    return [range(int(start, 16), int(end, 16)) for start, end in places]
 
 
-def _give_back(tensor: Any, mapped: range) -> None:
+def _give_back(tensor: Any, mapped: list[range]) -> None:
     """Gives back the memory that a mapped tensor was read into; looked at again, it is read from the file again.
 
     What was read of a mapped file counts as memory in use, and a whole checkpoint takes as much as its model.
     """
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if mapped.start <= start < end <= mapped.stop:  # elsewhere, the numbers would be lost
+    if any(place.start <= start < end <= place.stop for place in mapped):  # elsewhere, the numbers would be lost
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 

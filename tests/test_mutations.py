@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models import fastvit, vit
 from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, FastViTConfig
 from mobileclip_keras.keras_models.copying import copy_model
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.layers import attention, branches, feed_forward, normalization
+from mobileclip_keras.keras_models.layers import attention, branches, convolution, feed_forward, normalization
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
@@ -217,11 +217,22 @@ def break_batch_norm_epsilon(patch: pytest.MonkeyPatch) -> dict:
 def break_mask(patch: pytest.MonkeyPatch) -> dict:
     call = attention.SelfAttention.call
 
-    def without_mask(self, inputs):
+    def without_mask(self, inputs, **options):
         self.causal = False
-        return call(self, inputs)
+        return call(self, inputs, **options)
 
     patch.setattr(attention.SelfAttention, "call", without_mask)
+    return {}
+
+
+def break_mask_of_the_last_block(patch: pytest.MonkeyPatch) -> dict:
+    """The one position that it computes sees also what comes after."""
+    attend = attention.SelfAttention._attend
+
+    def without_mask(self, query, key, value, mask, causal):
+        return attend(self, query, key, value, None, causal)
+
+    patch.setattr(attention.SelfAttention, "_attend", without_mask)
     return {}
 
 
@@ -233,14 +244,12 @@ def break_text_epsilon(patch: pytest.MonkeyPatch) -> dict:
 
 def break_order_of_branches(patch: pytest.MonkeyPatch) -> dict:
     """Every strided convolution sees one pixel further, as Keras' own "same" padding would."""
-    from mobileclip_keras.keras_models.layers.convolution import Convolution
+    convolve = convolution.convolve
 
-    convolve = Convolution._convolve
+    def shifted(inputs, kernel, strides, *options):
+        return convolve(keras.ops.roll(inputs, 1, axis=1) if strides > 1 else inputs, kernel, strides, *options)
 
-    def shifted(self, inputs):
-        return convolve(self, keras.ops.roll(inputs, 1, axis=1) if self.strides > 1 else inputs)
-
-    patch.setattr(Convolution, "_convolve", shifted)
+    patch.setattr(convolution, "convolve", shifted)
     return {}
 
 
@@ -255,6 +264,7 @@ BROKEN_FORMULAS = {
     "layer norm epsilon of the image tower": (VIT, lambda patch: {"norm_epsilon": 1e-6}),
     "stem padding": (VIT, lambda patch: {"stem_padding": 0}),
     "causal mask": (VIT, break_mask),
+    "causal mask of the last block": (VIT, break_mask_of_the_last_block),
     "strided padding": (MCI, break_order_of_branches),
 }
 
