@@ -21,21 +21,8 @@ def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def tensor(array: np.ndarray) -> Any:
-    """A tensor on the host that shares the memory of an array of `zeros`, where the backend can."""
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
-
-            return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-        case "torch":
-            import torch
-
-            return torch.from_numpy(array)
-        case "jax":
-            import jax
-
-            return jax.device_put(array)
-    return keras.ops.convert_to_tensor(array)
+    """A tensor that shares the memory of an array of `zeros`, where the backend can."""
+    return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
 
 
 def fill(variable: keras.Variable, array: np.ndarray) -> None:

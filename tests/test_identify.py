@@ -91,8 +91,8 @@ def test_everything_that_differs_is_told_at_once():
     assert str(error.value).splitlines() == [
         "This is no checkpoint that is known. The nearest is mobileclip_s0 in the apple layout, from which it differs:",
         "3 tensors of the wrong shape in the checkpoint:",
-        "  text_encoder.transformer.{1-2,4}.pre_norm_ffn.1.weight has shape (7, 7), "
-        "but (2048, 512) is needed for text_encoder/backbone/blocks_{1-2,4}/mlp/fc1/kernel",
+        "  text_encoder.transformer.{i=1-2,4}.pre_norm_ffn.1.weight has shape (7, 7), "
+        "but (2048, 512) is needed for text_encoder/backbone/blocks_{i}/mlp/fc1/kernel",
         "1 tensor missing from the checkpoint:",
         "  text_encoder.projection_layer of shape (512, 512), for text_encoder/projection/kernel of shape (512, 512)",
         "1 tensor unexpected in the checkpoint:",
