@@ -4,19 +4,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+import keras
+import numpy as np
+
 from ..keras_models.errors import MissingPackageError, MobileClipError
+from ..keras_models.folding import reparameterize
 from ..keras_models.loading import form_folders, load_folder
 from ..keras_models.model import MobileClipModel
 from ..keras_models.registry import Variant
+from ..keras_models.variables import variables_by_name
 from ..verify.compare import Features
 from ..verify.inputs import fixed_inputs
 from ..verify.picture import draw
 from ..verify.torch_models import Layout, TorchReference, build_reference
 from ..verify.torch_models.requirements import require_packages
 from ..verify.verification import MakeModel, Verification, verify_model
-from .build import OPEN_CLIP_CONVENTIONS
+from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
 from .checkpoint import Checkpoint, open_checkpoint
 from .identify import Kind, choose_variant, identify
+from .mapping import load_into
 from .progress import Progress
 from .records import (
     CONVERSION_FILE,
@@ -96,14 +102,44 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
     kind = identify(checkpoint.shapes)
     variant = choose_variant(kind, conversion["variant"], source)
     forms = tuple(form_folders(folder))
+    like_open_clip = conversion["computes_like"] == "open_clip"
 
     def make_model(form: str, dtype: str) -> MobileClipModel:
+        # What was folded was rounded to float32 when it was written. In float64, what it was rounded from is
+        # compared, where that is so; else, what is there.
+        if form != kind.form and dtype == "float64":
+            folded = _folded(checkpoint, kind, variant, form, like_open_clip)
+            if _rounds_to(folded, load_folder(folder, form=form)):
+                return folded
         return load_folder(folder, form=form, dtype=dtype)
 
-    like_open_clip = conversion["computes_like"] == "open_clip"
     verification = verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
     write_verification(folder, verification)
     return verification
+
+
+def _folded(checkpoint: Checkpoint, kind: Kind, variant: Variant, form: str, like_open_clip: bool) -> MobileClipModel:
+    """What a checkpoint is folded to, in float64."""
+    model = build_model(variant, kind, has_projection_bias(variant, kind, checkpoint), "float32", like_open_clip)
+    load_into(model, checkpoint, kind.rows)
+    return reparameterize(model, form, "float64")
+
+
+def _rounds_to(exact: MobileClipModel, stored: MobileClipModel) -> bool:
+    """Whether a float32 model holds the numbers of a float64 one, to the last bit but one.
+
+    Another machine may add them up in another order, which shows in the last bit; and in more of them where little
+    is left of a sum.
+    """
+    numbers, kept = variables_by_name(exact), variables_by_name(stored)
+    if numbers.keys() != kept.keys():
+        return False
+    for name, variable in numbers.items():
+        number, rounded = (keras.ops.convert_to_numpy(v) for v in (variable, kept[name]))
+        tolerance = np.spacing(np.abs(rounded)) + 1e-12 * np.abs(number).max()
+        if rounded.dtype != np.float32 or not (np.abs(rounded - number) <= tolerance).all():
+            return False
+    return True
 
 
 def write_verification(folder: Path, verification: Verification | None) -> None:

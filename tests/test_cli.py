@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from mobileclip_keras.converters import cli, inspection
 from mobileclip_keras.converters.records import RecordError, read_record
 from mobileclip_keras.keras_models.layers import branches
-from tests.converter_support import ROOT, TIMM, arrays, as_torch, left_in, python, write
+from tests.converter_support import ROOT, S0, TIMM, arrays, as_torch, left_in, python, write
 
 RUNNER = CliRunner()
 
@@ -182,6 +183,25 @@ def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkey
     monkeypatch.setattr(verifying, "verify_folder", lambda *_: Verification("mobileclip2_s0", "tensorflow"))
     done = RUNNER.invoke(cli.app, ["verify", str(folder), "--src", str(image_file)])
     assert done.exit_code == 1 and "Unexpected" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_is_verified_again(tmp_path):
+    """Also its inference form, whose numbers were rounded to float32 when they were written."""
+    source, place = write(arrays(S0), tmp_path / "s0.safetensors"), tmp_path / "folder"
+    run("convert", "--src", source, "--out", place, "--no-verify")
+    found = json.loads(RUNNER.invoke(cli.app, ["verify", str(place), "--src", str(source), "--json"]).stdout)
+    assert found["passed"] is True and [check["form"] for check in found["float64"]] == ["inference", "train"]
+    assert read_record(place, "verification.json")["passed"] is True
+    with h5py.File(place / "model.weights.h5", "r+") as file:
+        datasets: list[h5py.Dataset] = []
+        file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        changed = max(datasets, key=lambda dataset: dataset.size)
+        changed[...] = changed[...] * np.float32(1 + 1e-6)
+    done = RUNNER.invoke(cli.app, ["verify", str(place), "--src", str(source)])
+    assert done.exit_code == 1 and "NOT equal to PyTorch" in done.stdout
+    failed = read_record(place, "verification.json")
+    assert [check["passed"] for check in failed["float64"]] == [False, True]
 
 
 def test_records_that_lack_something(tmp_path, folder):

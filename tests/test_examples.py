@@ -1,12 +1,16 @@
-"""Every program under examples/ runs on its own, and says what it promises."""
+"""Every program under examples/ runs on its own, and says what it promises; so does the code in the README."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import mobileclip_keras as mk
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -44,3 +48,15 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
     if name == "forward_pass":
         rows = re.findall(r"\[+([\d. ]+)\]", ran.stdout)
         assert rows[0] != rows[1], "every image has the same probabilities"
+
+
+def test_the_code_in_the_readme_runs_as_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tiny_model(monkeypatch).save_pretrained("mobileclip_s2-keras", preprocessor=mk.ImagePreprocessor(64))
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(ROOT / "verify" / "photos" / "cat.jpg", name)
+    names: dict = {}
+    exec(code, names)
+    assert tuple(names["similarity"].shape) == (2, 2) and names["tokens"].shape == (2, 77)
