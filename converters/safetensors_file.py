@@ -1,6 +1,7 @@
 """Reading safetensors files, whole or sharded. Neither needs PyTorch."""
 
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,34 @@ def open_safetensors(path: Path) -> Contents:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
+        # Private: nothing that is written to an array reaches the file.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     header.pop("__metadata__", None)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     dtypes = {name: _DTYPES.get(entry["dtype"], entry["dtype"]) for name, entry in header.items()}
 
+    last: tuple[int, int] | None = None
+
     def read(name: str) -> np.ndarray:
-        """Maps the one tensor: what is mapped counts as memory in use, and is let go with the array."""
-        start = 8 + length + header[name]["data_offsets"][0]
-        if 0 in shapes[name]:
-            return np.empty(shapes[name], dtypes[name])
-        array = np.asarray(np.memmap(path, dtypes[name], "c", start, shapes[name]))
+        nonlocal last
+        if last is not None:
+            _give_back(mapped, *last)
+        start, end = (8 + length + offset for offset in header[name]["data_offsets"])
+        last = start, end
+        array = np.frombuffer(memoryview(mapped)[start:end], dtypes[name]).reshape(shapes[name])
         return array.astype(np.float32) if dtypes[name] in ("float16", "bfloat16") else array
 
     return Contents(shapes, dtypes, read)
+
+
+def _give_back(mapped: mmap.mmap, start: int, end: int) -> None:
+    """Gives back the memory that a part of a file was read into; looked at again, it is read from the file again.
+
+    What was read of a mapped file counts as memory in use, and a whole checkpoint takes as much as its model.
+    """
+    first, after = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < after and hasattr(mapped, "madvise"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED, first, after - first)
 
 
 def open_sharded(index: Path) -> Contents:

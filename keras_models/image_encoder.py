@@ -8,6 +8,7 @@ from keras import ops
 
 from .architectures import IMAGE_TOWERS, FastViTConfig
 from .fastvit import FastViT
+from .layers.dense import product_of_vectors
 from .layers.initializers import normal
 from .precision import kept
 from .registry import get_variant
@@ -42,7 +43,7 @@ class ImageProjectionHead(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         pooled = ops.mean(inputs, axis=(1, 2)) if len(inputs.shape) == 4 else inputs
-        features = ops.matmul(pooled, self.kernel)
+        features = product_of_vectors(pooled, ops.convert_to_tensor(self.kernel))
         return features if self.bias is None else features + self.bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -3,6 +3,9 @@
 Each backend copies what it is given in its own way: TensorFlow every array, PyTorch twice, JAX what is not aligned.
 """
 
+import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,16 +15,28 @@ ALIGNMENT = 64
 """Bytes; TensorFlow and JAX share no memory that begins elsewhere than at a multiple of it."""
 
 
+def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array that backends can share, of whatever numbers."""
+    return _aligned(np.empty, shape, dtype)
+
+
 def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of zeros that backends can share. A large one takes memory only where it is written to."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    return _aligned(np.zeros, shape, dtype)
+
+
+def _aligned(allocate: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = allocate(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def tensor(array: np.ndarray) -> Any:
-    """A tensor that shares the memory of an array of `zeros`, where the backend can."""
+    """A tensor that shares the memory of an array of `empty` or `zeros`, where the backend can."""
+    if keras.backend.backend() == "tensorflow":
+        # Keras has imported it. Only what comes through DLPack is not copied.
+        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(array.__dlpack__())
     return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
 
 
@@ -31,14 +46,14 @@ def fill(variable: keras.Variable, array: np.ndarray) -> None:
     if not _can_share(variable, dtype, array.shape):
         variable.assign(array)
         return
-    memory = zeros(array.shape, dtype)
+    memory = empty(array.shape, dtype)
     with np.errstate(over="ignore"):  # as in every backend, what is too large becomes infinite
         memory[...] = array
     hand_over(variable, memory)
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
-    """Gives the memory of an array of `zeros` to a variable of its dtype; nobody may write to it afterwards."""
+    """Gives the memory of an array of `empty` to a variable of its dtype; nobody may write to it afterwards."""
     if not _can_share(variable, str(array.dtype), array.shape):
         variable.assign(array)
     elif keras.backend.backend() == "torch":
@@ -60,7 +75,7 @@ def view(variable: keras.Variable) -> np.ndarray:
     """The value of a variable, for reading at once: not copied where it lies on the host."""
     value = variable.value
     if keras.backend.backend() == "tensorflow" and "CPU" in value.device and value.dtype.name != "bfloat16":
-        return np.asarray(memoryview(value.read_value()))
+        return np.asarray(memoryview(value.value()))
     if keras.backend.backend() == "torch" and value.device.type == "cpu" and str(value.dtype) != "torch.bfloat16":
         return value.detach().numpy()
     return np.asarray(value) if keras.backend.backend() == "jax" else keras.ops.convert_to_numpy(value)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from .architectures import TEXT_TOWERS
+from .layers.dense import VectorLinear
 from .layers.initializers import normal
 from .precision import kept
 from .registry import get_variant
@@ -47,7 +48,7 @@ class MobileClipTextEncoder(keras.Model):
         self.form = form
         self.context_length = TEXT_TOWERS[backbone].context_length
         self.backbone = TextBackbone(TEXT_TOWERS[backbone], form, dtype=self.dtype_policy, name="backbone")
-        self.projection = keras.layers.Dense(
+        self.projection = VectorLinear(
             embed_dim,
             use_bias=False,
             kernel_initializer=normal(TEXT_TOWERS[backbone].width ** -0.5),

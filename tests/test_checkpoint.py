@@ -8,10 +8,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.torch import save_file
 
-from mobileclip_keras.converters import torch_file
+from mobileclip_keras.converters import safetensors_file, torch_file
 from mobileclip_keras.converters.checkpoint import Checkpoint, open_checkpoint, sha256
 from mobileclip_keras.converters.contents import CheckpointError
 from tests.converter_support import python
@@ -244,3 +245,35 @@ def test_memory_of_a_mapped_file_is_given_back(tmp_path, monkeypatch):
     mine = torch.ones(2**20)  # memory that no file is behind is left alone
     original(mine, given[0][1])
     assert bool((mine == 1).all())
+
+
+def test_memory_of_a_safetensors_file_is_given_back(tmp_path, monkeypatch):
+    large = {name: np.arange(i, i + 2**20, dtype=np.float32) for i, name in enumerate("abc")}
+    safetensors.numpy.save_file({**large, "none": np.zeros((0, 4), np.float32)}, tmp_path / "a.safetensors")
+    given = []
+    original = safetensors_file._give_back
+    monkeypatch.setattr(safetensors_file, "_give_back", lambda *what: given.append(what[1:]) or original(*what))
+    checkpoint = open_checkpoint(tmp_path / "a.safetensors")
+    read = {name: checkpoint.read(name) for name in "abca"}
+    assert checkpoint.read("none").shape == (0, 4)
+    assert [end - start for start, end in given] == [2**22] * 4
+    for name, array in read.items():  # still there
+        np.testing.assert_array_equal(array, large[name])
+    read["a"][0] = 1
+    np.testing.assert_array_equal(open_checkpoint(tmp_path / "a.safetensors").read("a"), large["a"])
+
+
+def test_a_large_safetensors_file_is_not_all_in_memory(tmp_path):
+    safetensors.numpy.save_file({name: np.ones(2**24, np.float32) for name in "abcdef"}, tmp_path / "a.safetensors")
+    program = (
+        "from mobileclip_keras.converters.checkpoint import open_checkpoint\n"
+        "peak = lambda: int(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1]) / 1024\n"
+        "checkpoint = open_checkpoint(PATH)\n"
+        "before = peak()\n"
+        "assert all(checkpoint.read(name).all() for name in 'abcdef')\n"
+        "print(peak() - before)\n"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not say how much memory a process takes")
+    ran = python(program.replace("PATH", repr(str(tmp_path / "a.safetensors"))))
+    assert float(ran.stdout) < 200, ran.stderr  # MiB, of 384

@@ -7,7 +7,8 @@ import pytest
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
-from mobileclip_keras.keras_models.layers.dense import ROWS_FOR_CONVOLUTION, Linear
+from mobileclip_keras.keras_models.layers.dense import ROWS_FOR_CONVOLUTION, Linear, VectorLinear
+from mobileclip_keras.keras_models.layers.normalization import BatchNorm
 from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
@@ -27,6 +28,10 @@ def apply(layer: keras.layers.Layer, inputs: np.ndarray) -> np.ndarray:
 
         run = jax.jit(layer)
     return keras.ops.convert_to_numpy(run(keras.ops.convert_to_tensor(inputs)))
+
+
+def rms(array: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(array))))
 
 
 def plain_convolution(images: np.ndarray, kernel: np.ndarray, strides: int, rows: int, columns: int) -> np.ndarray:
@@ -68,6 +73,41 @@ def test_dense_layer(rows: int) -> None:
         kernel, bias = RANDOM.normal(size=(6, 7)), RANDOM.normal(size=7)
         layer.set_weights([kernel, bias])
         assert error(apply(layer, inputs), inputs @ kernel + bias) < EXACT
+
+
+@pytest.mark.parametrize("length", [1024, 640, 80, 64, 7, 130])  # in groups of 64, 64 and 16, and whole
+def test_dense_layer_of_vectors(length: int) -> None:
+    inputs, kernel, bias = RANDOM.normal(size=(3, length)), RANDOM.normal(size=(length, 5)), RANDOM.normal(size=5)
+    with float64_enabled(), kept("float64"):
+        layer = VectorLinear(5, activation="relu", dtype="float64")
+        layer.build(inputs.shape)
+        layer.set_weights([kernel, bias])
+        assert error(apply(layer, inputs), np.maximum(inputs @ kernel + bias, 0)) < EXACT
+
+
+def test_products_of_vectors_round_less_than_long_sums() -> None:
+    inputs, kernel = RANDOM.normal(size=(8, 4096)).astype("float32"), RANDOM.normal(size=(4096, 64)).astype("float32")
+    layer = VectorLinear(64, use_bias=False)
+    layer.build(inputs.shape)
+    layer.set_weights([kernel])
+    exact = inputs.astype("float64") @ kernel
+    one_long_sum = np.zeros_like(exact, "float32")
+    for column, row in zip(inputs.T, kernel, strict=True):
+        one_long_sum += column[:, None] * row
+    assert rms(apply(layer, inputs) - exact) < rms(one_long_sum - exact) / 2
+
+
+def test_batch_norm_is_not_off_to_one_side() -> None:
+    """What every layer rounds the same way adds up over a tower."""
+    layer = BatchNorm()
+    layer.build((None, 4096))
+    gamma, beta, mean, variance = (RANDOM.uniform(0.5, 2.0, 4096).astype("float32") for _ in range(4))
+    layer.set_weights([gamma, beta, mean, variance, np.array(0)])
+    inputs = RANDOM.uniform(4.0, 8.0, (8, 4096)).astype("float32")
+    wide = [array.astype("float64") for array in (inputs, gamma, beta, mean, variance)]
+    exact = (wide[0] - wide[3]) / np.sqrt(wide[4] + layer.epsilon) * wide[1] + wide[2]
+    relative = apply(layer, inputs) / exact - 1
+    assert abs(relative.mean()) < 1e-8 and rms(relative) < 1e-7
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -22,6 +22,7 @@ from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.compare import Features, check_rounding
 from mobileclip_keras.verify.inputs import Inputs
 from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model
@@ -287,6 +288,19 @@ def test_a_nan_fails() -> None:
 
 def test_nothing_compared_is_not_a_pass() -> None:
     assert not Verification("mobileclip_s0", "tensorflow").passed
+
+
+@pytest.mark.parametrize("times, passes", [(1.0, True), (1.4, True), (1.6, False)])
+def test_one_tower_alone_is_judged_by_its_errors_in_every_direction(times: float, passes: bool) -> None:
+    """Though its features are alike, and their errors too small to show in how alike."""
+    random = np.random.default_rng(0)
+    features = 10 + random.normal(size=(16, 512))
+    exact, torch32, keras32 = (
+        Features(features + 1e-6 * size * random.normal(size=features.shape), None) for size in (0, 1, times)
+    )
+    check = check_rounding("train", keras32, torch32, exact)
+    assert abs(check.rms_ratio / times - 1) < 0.05
+    assert check.passed == passes
 
 
 # --- Every tensor matters ---

@@ -1,17 +1,20 @@
 """Models saved by Keras and loaded again, also on another backend."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
 from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.weights_file import CONFIG, WEIGHTS, save_model
 
 from .support import (
     ROOT,
@@ -58,6 +61,50 @@ def test_a_model_comes_back_from_an_unzipped_folder(tmp_path: Path) -> None:
     keras.saving.save_model(model, tmp_path / "model", zipped=False)
     assert {"config.json", "metadata.json", "model.weights.h5"} <= {p.name for p in (tmp_path / "model").iterdir()}
     assert_same(model, keras.saving.load_model(tmp_path / "model"))
+
+
+def contents(file: h5py.File) -> dict[str, Any]:
+    """Every group of a file with its attributes, and every array."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        found[name] = (dict(item.attrs), np.array(item) if isinstance(item, h5py.Dataset) else None)
+
+    file.visititems(visit)
+    return found
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("options", [{}, {"form": "inference"}, {"image": "small_vit"}, {"dtype": "bfloat16"}])
+def test_what_is_written_is_what_keras_writes(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = small_model(**options)
+    assert_written_as_by_keras(model, tmp_path)
+
+
+@pytest.mark.backend
+def test_what_is_written_is_what_keras_writes_of_a_functional_model(tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
+    encoder = MobileClipImageEncoder(keras.Model(inputs, features), 16, image_size=64)
+    assert_written_as_by_keras(MobileClipModel(encoder, small_model(None).text_encoder), tmp_path)
+
+
+def assert_written_as_by_keras(model: MobileClipModel, folder: Path) -> None:
+    for variable in model.weights:
+        if "float" in variable.dtype:
+            variable.assign(np.random.default_rng(0).normal(size=variable.shape))
+    keras.saving.save_model(model, folder / "keras", zipped=False)
+    save_model(model, folder / "ours")
+    configs = ((folder / name / CONFIG).read_text() for name in ("keras", "ours"))
+    assert len({re.sub(r', "shared_object_id": \d+', "", config) for config in configs}) == 1
+    with h5py.File(folder / "keras" / WEIGHTS) as theirs, h5py.File(folder / "ours" / WEIGHTS) as ours:
+        expected, written = contents(theirs), contents(ours)
+    assert written.keys() == expected.keys()
+    assert len(written) > len(model.weights)
+    for name, (attributes, array) in expected.items():
+        assert written[name][0] == attributes, name
+        if array is not None:
+            assert written[name][1].dtype == array.dtype and np.array_equal(written[name][1], array), name
 
 
 @pytest.mark.parametrize("image", SMALL_IMAGE_TOWERS)

@@ -6,6 +6,9 @@ import numpy as np
 
 from .criteria import FLOAT64_TOLERANCE, LOGIT_FLOOR, LOGIT_SCALE, MAX_RATIO, RMS_RATIO
 
+PROBES = 64
+"""Directions that the features of one tower alone are compared with."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -18,11 +21,17 @@ class Features:
     text: np.ndarray | None
 
     def logits(self) -> np.ndarray:
-        """(images, texts) similarities at scale 100, in float64. Without a text tower: (images, images)."""
-        rows = self.image if self.image is not None else self.text
-        columns = self.text if self.text is not None else self.image
-        assert rows is not None and columns is not None
-        return LOGIT_SCALE * _unit(rows) @ _unit(columns).T
+        """(images, texts) similarities at scale 100, in float64.
+
+        Of one tower alone: (inputs, PROBES), with fixed random directions in place of the other's features. Its
+        own features would not do: they are alike, and so are the errors of the few numbers that they give.
+        """
+        if self.image is None or self.text is None:
+            features = self.image if self.image is not None else self.text
+            assert features is not None
+            probes = np.random.default_rng(0).standard_normal((PROBES, features.shape[-1]))
+            return LOGIT_SCALE * _unit(features) @ _unit(probes).T
+        return LOGIT_SCALE * _unit(self.image) @ _unit(self.text).T
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

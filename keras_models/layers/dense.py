@@ -1,5 +1,6 @@
-"""The dense layer of every tower."""
+"""The dense layers of every tower."""
 
+import math
 from typing import Any
 
 import keras
@@ -10,6 +11,9 @@ from ..types import Tensor
 ROWS_FOR_CONVOLUTION = 1024
 """From this many rows on, PyTorch's convolution by one pixel is faster on CPUs than its matrix product: it is
 another library's (oneDNN's, not MKL's). With fewer rows, rearranging the kernel for it takes longer than it saves."""
+
+TERMS_OF_GROUP = 64
+"""At most so many products are added up one after the other in `product_of_vectors`."""
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -24,6 +28,38 @@ class Linear(keras.layers.Dense):
             return super().call(inputs, training=training)
         outputs = _affine(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
         return outputs if self.activation is None else self.activation(outputs)
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class VectorLinear(keras.layers.Dense):
+    """keras.layers.Dense for what is left of an input once its positions are pooled, by `product_of_vectors`.
+
+    Inputs: float (batch, inputs), outputs: float (batch, units). Arguments are those of keras.layers.Dense.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        outputs = product_of_vectors(inputs, ops.convert_to_tensor(self.kernel))
+        if self.bias is not None:
+            outputs += ops.convert_to_tensor(self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+def product_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
+    """inputs @ kernel, added up in groups: a third of the rounding error of one long sum.
+
+    Pooling averages the rounding errors of positions away, so that those of the few products after it decide how
+    exact the features of a whole tower are. PyTorch's library takes short sums there too.
+
+    Args:
+        inputs: float (batch, inputs).
+        kernel: float (inputs, units).
+    """
+    length, units = kernel.shape
+    group = math.gcd(length, TERMS_OF_GROUP)
+    if group < math.isqrt(TERMS_OF_GROUP) or group == length:
+        return ops.matmul(inputs, kernel)
+    parts = ops.transpose(ops.reshape(inputs, (-1, length // group, group)), (1, 0, 2))
+    return ops.sum(ops.matmul(parts, ops.reshape(kernel, (length // group, group, units))), axis=0)
 
 
 def _affine(inputs: Any, kernel: Any, bias: Any) -> Tensor:

@@ -31,7 +31,19 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         if training and self.trainable:
             self.num_batches_tracked.assign_add(ops.ones((), dtype=self.num_batches_tracked.dtype))
+        elif keras.backend.backend() == "tensorflow":
+            return self._normalize(inputs)
         return super().call(inputs, training=training, mask=mask)
+
+    def _normalize(self, inputs: Tensor) -> Tensor:
+        """By the moving averages. TensorFlow's rsqrt, which Keras takes, is 2e-8 too small in the mean on CPUs, the
+        same way in every layer: over a tower that adds up to twice the error of the features."""
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        variables = (self.moving_variance, self.moving_mean, self.gamma, self.beta)
+        variance, mean, gamma, beta = (ops.cast(variable, dtype) for variable in variables)
+        scale = gamma / ops.sqrt(variance + self.epsilon)
+        outputs = ops.cast(inputs, dtype) * scale + (beta - mean * scale)
+        return ops.cast(outputs, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
+from .dense import VectorLinear
 from .initializers import normal
 from .inner import run
 
@@ -27,8 +28,8 @@ class SqueezeExcite(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.fc1 = keras.layers.Dense(self.channels, activation="relu", name="fc1", **dense)
-        self.fc2 = keras.layers.Dense(input_shape[-1], activation="sigmoid", name="fc2", **dense)
+        self.fc1 = VectorLinear(self.channels, activation="relu", name="fc1", **dense)
+        self.fc2 = VectorLinear(input_shape[-1], activation="sigmoid", name="fc2", **dense)
         self.fc1.build((None, input_shape[-1]))
         self.fc2.build((None, self.channels))
 
