@@ -59,7 +59,8 @@ def _mapped(path: Path) -> list[range]:
     """The addresses that a file is mapped to, each time that it is; none where the system does not say."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
-    places = [line.split()[0].split("-") for line in lines if line.endswith(f" {path.resolve()}")]
+    ending = f" {path.resolve()}"
+    places = [line.split()[0].split("-") for line in lines if line.endswith(ending)]
     return [range(int(start, 16), int(end, 16)) for start, end in places]
 
 

@@ -4,8 +4,10 @@ Each backend copies what it is given in its own way: TensorFlow every array, PyT
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -13,6 +15,9 @@ import numpy as np
 
 ALIGNMENT = 64
 """Bytes; TensorFlow and JAX share no memory that begins elsewhere than at a multiple of it."""
+
+SHARED_OUT = 2**20
+"""Bytes; larger arrays are copied by all cores, mostly because their axes are exchanged on the way."""
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -47,9 +52,18 @@ def fill(variable: keras.Variable, array: np.ndarray) -> None:
         variable.assign(array)
         return
     memory = empty(array.shape, dtype)
+    if memory.nbytes < SHARED_OUT:
+        _copy(memory, array)
+    else:
+        count = min(os.cpu_count() or 1, len(memory))
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(_copy, np.array_split(memory, count), np.array_split(array, count)))
+    hand_over(variable, memory)
+
+
+def _copy(memory: np.ndarray, array: np.ndarray) -> None:
     with np.errstate(over="ignore"):  # as in every backend, what is too large becomes infinite
         memory[...] = array
-    hand_over(variable, memory)
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
@@ -58,6 +72,8 @@ def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
         variable.assign(array)
     elif keras.backend.backend() == "torch":
         variable.value.data = tensor(array)
+    elif keras.backend.backend() == "tensorflow":
+        variable.value.assign(tensor(array), read_value=False)  # Keras lets it make something to read it by
     else:
         variable.assign(tensor(array))
 
