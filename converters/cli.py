@@ -45,6 +45,9 @@ def plain_errors() -> Iterator[None]:
         _fail("Interrupted; nothing was left behind.", status=130)
     except MemoryError:
         _fail("There is not enough memory.")
+    except BrokenPipeError:  # who was reading has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'The system'}: {os_reason(error) or error}")
     except typer.Exit:

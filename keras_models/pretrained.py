@@ -21,7 +21,7 @@ def meaning(name: str | Path, revision: str | None = None) -> Path | Variant | s
 
     Raises:
         UnknownVariantError: where the name is none of the three; it lists the variants, nearest first.
-        MobileClipError: where the name is a file's.
+        MobileClipError: where the name is a file's, or that of nothing in a folder that is there.
         ValueError: for the revision of something that has none.
     """
     found = _meaning(name)
@@ -41,6 +41,8 @@ def _meaning(name: str | Path) -> Path | Variant | str:
     if variant is not None:
         return variant
     if _REPO_ID.fullmatch(repo):
+        if repo == str(name) and path.parent.is_dir():
+            raise MobileClipError(f"There is no {path.name} in the folder {path.parent}. On the Hub it is hf://{repo}.")
         return repo
     try:
         return get_variant(repo)

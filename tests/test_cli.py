@@ -1,6 +1,7 @@
 """The command line: what it prints, how it ends, and that nobody ever reads a traceback."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,24 @@ def test_an_unknown_variant_lists_the_nearest_first():
     assert text.startswith("Error: There is no variant 'mobileclip_s9'. The variants, nearest first: ")
     first = text.split("nearest first: ")[1].split(",")[0]
     assert first in {f"s{i} (mobileclip_s{i})" for i in range(5)} and text.count("(mobileclip") == 14
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough(image_file, options):
+    program = "from mobileclip_keras.converters.cli import main; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", program, "inspect", image_file, *options],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        os.close(writer)
+    assert ran.returncode == 1 and "roken pipe" not in ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_synthetic_needs_a_variant():

@@ -250,13 +250,19 @@ def test_a_full_disk_while_saving_changes_nothing(model, folder, tmp_path, monke
 
 
 @pytest.mark.parametrize("load", [mk.MobileClipModel, mk.ImagePreprocessor, mk.Tokenizer, mk.MobileClipTextEncoder])
-def test_names_that_mean_nothing(load, tmp_path):
+def test_names_that_mean_nothing(load, tmp_path, monkeypatch):
     with pytest.raises(UnknownVariantError) as error:
         load.from_pretrained("s22")
     assert "There is no folder 's22'" in message(error)
     assert "nearest first: s2 (mobileclip_s2), 2-s2 (mobileclip2_s2)" in message(error)
     checkpoint = tmp_path / "mobileclip_s2.pt"
     checkpoint.write_bytes(b"")
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        MobileClipError, match=r"no s2-keras in the folder models\. On the Hub it is hf://models/s2-keras"
+    ):
+        mk.MobileClipModel.from_pretrained("models/s2-keras")
     with pytest.raises(MobileClipError, match=r"is a file, .*convert --src"):
         load.from_pretrained(checkpoint)
     for name in (tmp_path, "s2"):

@@ -42,7 +42,7 @@ EVERYWHERE = (
 ON_TENSORFLOW = tuple(name for name in REFERENCES if name not in EVERYWHERE)
 
 
-def check(reference: str) -> None:
+def check(reference: str, in_float32: bool) -> None:
     expected = golden(reference)
     size = get_variant(REFERENCES[reference]).image_size
     with float64_enabled():
@@ -52,7 +52,7 @@ def check(reference: str) -> None:
             check_float64(folded, features(folded, size), expected)
             del folded
             gc.collect()  # a large one is 4 GiB
-    if model.text_encoder is None:
+    if model.text_encoder is None or not in_float32:
         return
     single = copy_model(model, "float32")
     del model
@@ -79,12 +79,13 @@ def check_float64(model: MobileClipModel, made: Arrays, expected: Arrays) -> Non
 @pytest.mark.backend
 @pytest.mark.parametrize("reference", EVERYWHERE)
 def test_outputs_of_the_original_code_on_every_backend(reference: str) -> None:
-    check(reference)
+    check(reference, in_float32=True)
 
 
 @pytest.mark.parametrize("reference", marked(ON_TENSORFLOW, is_large))
 def test_outputs_of_the_original_code(reference: str) -> None:
-    check(reference)
+    # The smaller towers are those of Apple's files: they round no other way for having other names.
+    check(reference, in_float32=is_large(reference))
 
 
 def test_a_vit_of_apple_as_it_was_trained_is_not_as_open_clip_computes_it() -> None:
