@@ -76,6 +76,7 @@ bench: venv  ## how fast s0 is beside PyTorch, ONNX Runtime and OpenVINO
 	$(BIN)/python benchmarks/inference.py s0 --rounds 5
 	$(BIN)/python benchmarks/loading.py 2-s0
 	$(BIN)/python benchmarks/converting.py s0
+	$(BIN)/python benchmarks/summary.py
 
 tables: venv  ## write the tables of weight_maps/ anew
 	$(BIN)/python -m mobileclip_keras.weight_maps.generate

@@ -210,7 +210,7 @@ def main(
         keep(out, {made[0]["variant"]: {"rows": made}})
         rows += made
     show(rows, console)
-    draw(rows, out.with_suffix(".png"))
+    draw([row for kept in json.loads(out.read_text()).values() for row in kept["rows"]], out.with_suffix(".png"))
     console.print(f"{time.perf_counter() - start:.0f} s. Kept in {out} and {out.with_suffix('.png').name}.")
 
 

@@ -1,0 +1,83 @@
+"""What was measured last, as one table: each ratio beside the most that it should be.
+
+    python benchmarks/summary.py
+
+Reads benchmarks/results/, which the other programs write; measures nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engines import BASELINE
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+BACKENDS = ("TensorFlow", "JAX", "PyTorch")
+AT_MOST = {"TensorFlow": 0.9, "JAX": 1.0, "PyTorch": 0.9}
+FORM_SPEEDUP = 1.5
+LOADING, LOADING_PEAK, OWN_IMPORT = 1.0, 1.5, 0.3
+MAPPING, CONVERTING_PEAK = 3.0, 2.5
+
+Line = tuple[str, str, float, str]
+"""What was measured, for which case, the number, and the bound: "<= 0.9"."""
+
+
+def inference(results: dict[str, Any]) -> Iterator[Line]:
+    """The best way of each backend beside PyTorch's reparameterised model, and the forms beside each other."""
+    for variant, kept in results.items():
+        rows = kept["rows"]
+        for tower, batch in dict.fromkeys((row["tower"], row["batch"]) for row in rows):
+            ms = {row["way"]: row["ms"] for row in rows if (row["tower"], row["batch"]) == (tower, batch)}
+            for backend in BACKENDS:
+                case = f"{variant} {tower} x{batch}, Keras on {backend}"
+                best = {form: _best(ms, f"Keras on {backend}, {form} form") for form in ("inference", "train")}
+                if best["inference"] is not None:
+                    bound = f"<= {AT_MOST[backend]}"
+                    yield "inference form / PyTorch's", case, best["inference"] / ms[BASELINE], bound
+                if best["inference"] is not None and best["train"] is not None and tower == "image":
+                    yield "train form / inference form", case, best["train"] / best["inference"], f">= {FORM_SPEEDUP}"
+
+
+def _best(ms: dict[str, float], way: str) -> float | None:
+    return min((value for name, value in ms.items() if name.startswith(way)), default=None)
+
+
+def loading(results: dict[str, Any]) -> Iterator[Line]:
+    """from_pretrained beside open_clip."""
+    for variant, kept in results.items():
+        for way, taken in kept["ways"].items():
+            if not way.startswith("open_clip"):
+                yield "loading / open_clip's", f"{variant}, {way}", taken["ratio"], f"<= {LOADING}"
+                yield "peak of loading / weights", f"{variant}, {way}", taken["peak_ratio"], f"<= {LOADING_PEAK}"
+                yield "import beyond Keras', s", f"{variant}, {way}", taken["import"], f"<= {OWN_IMPORT}"
+
+
+def converting(results: dict[str, Any]) -> Iterator[Line]:
+    """Mapping beside reading and writing the same file, and the peak of a conversion."""
+    for case, kept in results.items():
+        ways = kept["ways"]
+        yield "mapping / load and save", case, ways["mapping"]["ratio"], f"<= {MAPPING}"
+        yield "peak of converting / weights", case, ways["convert"]["peak_ratio"], f"<= {CONVERTING_PEAK}"
+
+
+def holds(number: float, bound: str) -> bool:
+    """Whether a number is within a bound."""
+    sign, limit = bound.split()
+    return number <= float(limit) if sign == "<=" else number >= float(limit)
+
+
+def main() -> None:
+    """Prints the table."""
+    table = Table("measured", "case", "number", "should be", "")
+    for read in (inference, loading, converting):
+        path = RESULTS / f"{read.__name__}.json"
+        for what, case, number, bound in read(json.loads(path.read_text())) if path.exists() else ():
+            table.add_row(what, case, f"{number:.2f}", bound, "" if holds(number, bound) else "not met")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
