@@ -30,14 +30,13 @@ from .support import (
 
 OPEN_CLIP_B = "open_clip__MobileCLIP-B"
 
-# Apple's own files, and one of timm's: every kind of tower and of layout that is not large. What the other files
-# add, other names for the same tensors, does not depend on the backend.
+# Apple's own files: every kind of tower that is not large. What the other files add, other names for the same
+# tensors, does not depend on the backend.
 EVERYWHERE = (
     "apple__mobileclip_s0",
     "apple__mobileclip_s1",
     "apple__mobileclip_s2",
     "apple__mobileclip_b",
-    "timm__fastvit_mci1",
 )
 ON_TENSORFLOW = tuple(name for name in REFERENCES if name not in EVERYWHERE)
 
