@@ -303,6 +303,20 @@ def test_one_tower_alone_is_judged_by_its_errors_in_every_direction(times: float
     assert check.passed == passes
 
 
+@pytest.mark.parametrize("gap, passes", [(5e-6, True), (2e-5, False)])
+def test_another_best_match_fails_but_where_two_are_equally_good(gap: float, passes: bool) -> None:
+    """One text, two images that differ in their logit by `gap`; Keras takes the other one for the better."""
+
+    def made(swapped: float) -> Features:
+        angles = np.array([0.5 + swapped, 0.5 + gap / 100 / np.sin(0.5)])
+        return Features(np.stack([np.cos(angles), np.sin(angles)], axis=1), np.array([[1.0, 0.0]]))
+
+    exact, keras32, torch32 = made(0), made(2 * gap / 100 / np.sin(0.5)), made(-3 * gap / 100)
+    check = check_rounding("train", keras32, torch32, exact)
+    assert exact.logits().argmax(0) != keras32.logits().argmax(0)
+    assert check.top1_differences == (0 if passes else 1)
+
+
 # --- Every tensor matters ---
 
 

@@ -17,7 +17,8 @@ MAX_RATIO = 2.0
 """Largest e_keras at most this times the largest e_torch; a maximum scatters more than a mean."""
 
 LOGIT_FLOOR = 1e-5
-"""Where the largest e_torch happens to be tiny, e_keras may still be this, on logits at scale 100."""
+"""Where the largest e_torch happens to be tiny, e_keras may still be this, on logits at scale 100. Two matches that are
+closer than this in float64 are equally good: which of them is best is for rounding to say."""
 
 LOGIT_SCALE = 100.0
 """Logits are cosine similarities times this, the largest scale that a model can have."""
