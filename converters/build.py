@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..keras_models.layers.initializers import to_be_overwritten
+from ..keras_models.memory import no_collection
 from ..keras_models.model import MobileClipModel
 from ..keras_models.registry import Variant
 from .checkpoint import Checkpoint
@@ -29,7 +30,7 @@ def build_model(
         like_open_clip: compute as open_clip does, where that differs from what the weights were trained with.
     """
     conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and kind.image_tower == "vit_b16" else {}
-    with to_be_overwritten():
+    with to_be_overwritten(), no_collection():
         return MobileClipModel.from_variant(
             variant.name,
             form=kind.form,

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from ..keras_models.errors import MobileClipError
-from ..keras_models.memory import fill
+from ..keras_models.memory import fill, no_collection
 from ..keras_models.model import MobileClipModel
 from ..keras_models.variables import variables_by_name
 from ..weight_maps.audit import Problem, audit, report
@@ -19,6 +19,7 @@ class MappingError(MobileClipError):
     """A checkpoint and a model do not fit, or a value cannot be carried over; the message lists all."""
 
 
+@no_collection()
 def load_into(
     model: MobileClipModel,
     checkpoint: Checkpoint,

@@ -9,6 +9,7 @@ import keras
 from .copying import set_dtype
 from .errors import MobileClipError
 from .layers.initializers import to_be_overwritten
+from .memory import no_collection
 from .model import MobileClipModel, check_towers
 from .pretrained import files_of, meaning
 from .registry import Variant
@@ -121,9 +122,10 @@ def _load(place: Path, dtype: str | None, towers: str) -> MobileClipModel:
     if dtype is not None:
         set_dtype(parts, dtype)
     try:
-        with to_be_overwritten():
-            model = keras.saving.deserialize_keras_object(config)
-        load_weights(model, weights)
+        with no_collection():
+            with to_be_overwritten():
+                model = keras.saving.deserialize_keras_object(config)
+            load_weights(model, weights)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{place} cannot be loaded, it may be damaged: {error}") from error
     return model

@@ -3,11 +3,13 @@
 Each backend copies what it is given in its own way: TensorFlow every array, PyTorch twice, JAX what is not aligned.
 """
 
+import gc
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -18,6 +20,21 @@ ALIGNMENT = 64
 
 SHARED_OUT = 2**20
 """Bytes; larger arrays are copied by all cores, mostly because their axes are exchanged on the way."""
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Within this context Python does not look for circles of garbage.
+
+    Making thousands of objects has it look again and again, at all that the frameworks keep as well: 0.2 s a look.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -39,9 +56,11 @@ def _aligned(allocate: Callable[..., np.ndarray], shape: tuple[int, ...], dtype:
 
 def tensor(array: np.ndarray) -> Any:
     """A tensor that shares the memory of an array of `empty` or `zeros`, where the backend can."""
+    # By Keras' own function, TensorFlow and PyTorch copy it. Keras has imported them.
     if keras.backend.backend() == "tensorflow":
-        # Keras has imported it. Only what comes through DLPack is not copied.
         return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(array.__dlpack__())
+    if keras.backend.backend() == "torch":
+        return sys.modules["torch"].from_numpy(array)
     return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
 
 

@@ -27,6 +27,7 @@ VARIABLES = "vars"
 HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
 
 
+@memory.no_collection()
 def save_model(model: keras.Model, folder: Path) -> None:
     """What `keras.saving.save_model(model, folder, zipped=False)` writes for a model with no files of its own.
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models import memory
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
@@ -150,3 +151,11 @@ def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> 
     for variable, old in zip(model.trainable_variables, before, strict=True):
         new = keras.ops.convert_to_numpy(variable)
         assert np.isfinite(new).all() and not np.array_equal(new, old), variable.path
+
+
+def test_variables_take_over_memory_that_is_aligned() -> None:
+    array, variable = memory.empty((300, 50), "float32"), keras.Variable(np.zeros((300, 50), "float32"))
+    array[...] = RANDOM.normal(size=array.shape)
+    memory.hand_over(variable, array)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
+    assert memory.view(variable).ctypes.data == array.ctypes.data

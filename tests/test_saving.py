@@ -1,5 +1,6 @@
 """Models saved by Keras and loaded again, also on another backend."""
 
+import gc
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
+from mobileclip_keras.keras_models.memory import no_collection
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.weights_file import CONFIG, WEIGHTS, save_model
 
@@ -199,3 +201,17 @@ def test_the_projection_head_comes_back_from_its_config() -> None:
     again.build((None, 4, 4, 3))
     assert (again.name, again.embed_dim) == ("head", 7)
     assert [tuple(v.shape) for v in again.weights] == [(3, 7), (7,)]
+
+
+def test_the_collection_of_garbage_goes_on_as_before() -> None:
+    with pytest.raises(ZeroDivisionError), no_collection():
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
