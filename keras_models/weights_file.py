@@ -60,7 +60,7 @@ def _attributes(saveable: Any) -> Iterator[tuple[str, Any]]:
     for name in sorted(names, key=saving_lib._name_key):
         try:
             value = getattr(saveable, name)
-        except Exception:  # a property may raise anything
+        except Exception:  # as Keras does: some properties raise before a model is compiled, each its own error
             continue
         yield name, value
 

@@ -30,18 +30,19 @@ from .support import (
 
 OPEN_CLIP_B = "open_clip__MobileCLIP-B"
 
-# Apple's own files: every kind of tower that is not large. What the other files add, other names for the same
-# tensors, does not depend on the backend.
+# Apple's own files, and one of timm's: every kind of tower and of layout that is not large. What the other files
+# add, other names for the same tensors, does not depend on the backend.
 EVERYWHERE = (
     "apple__mobileclip_s0",
     "apple__mobileclip_s1",
     "apple__mobileclip_s2",
     "apple__mobileclip_b",
+    "timm__fastvit_mci1",
 )
 ON_TENSORFLOW = tuple(name for name in REFERENCES if name not in EVERYWHERE)
 
 
-def check(reference: str, in_float32: bool) -> None:
+def check(reference: str) -> None:
     expected = golden(reference)
     size = get_variant(REFERENCES[reference]).image_size
     with float64_enabled():
@@ -51,7 +52,7 @@ def check(reference: str, in_float32: bool) -> None:
             check_float64(folded, features(folded, size), expected)
             del folded
             gc.collect()  # a large one is 4 GiB
-    if model.text_encoder is None or not in_float32:
+    if model.text_encoder is None:
         return
     single = copy_model(model, "float32")
     del model
@@ -78,13 +79,12 @@ def check_float64(model: MobileClipModel, made: Arrays, expected: Arrays) -> Non
 @pytest.mark.backend
 @pytest.mark.parametrize("reference", EVERYWHERE)
 def test_outputs_of_the_original_code_on_every_backend(reference: str) -> None:
-    check(reference, in_float32=True)
+    check(reference)
 
 
 @pytest.mark.parametrize("reference", marked(ON_TENSORFLOW, is_large))
 def test_outputs_of_the_original_code(reference: str) -> None:
-    # The smaller towers are those of Apple's files: they round no other way for having other names.
-    check(reference, in_float32=is_large(reference))
+    check(reference)
 
 
 def test_a_vit_of_apple_as_it_was_trained_is_not_as_open_clip_computes_it() -> None:
