@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from ..keras_models.errors import MobileClipError
-from ..keras_models.memory import fill, no_collection
+from ..keras_models.memory import copy, fill, no_collection
 from ..keras_models.model import MobileClipModel
 from ..keras_models.variables import variables_by_name
 from ..weight_maps.audit import Problem, audit, report
@@ -87,8 +87,8 @@ def read_from(
                 detail = f"of shape {row.target_shape} is not zero, and this layout has no tensor for it"
                 problems.append(Problem("without a place", row.target, detail))
         else:
-            array = to_source(row.axes, keras.ops.convert_to_numpy(variable))
-            tensors[row.source] = np.array(array, dtype=row.dtype, order="C")
+            tensors[row.source] = np.empty(row.source_shape, row.dtype)
+            copy(tensors[row.source], to_source(row.axes, keras.ops.convert_to_numpy(variable)))
         progress(1)
     if problems:
         raise MappingError(f"The model does not fit the layout:\n{report(problems)}")

@@ -156,4 +156,32 @@ def test_variables_take_over_memory_that_is_aligned() -> None:
     array[...] = RANDOM.normal(size=array.shape)
     memory.hand_over(variable, array)
     assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
-    assert memory.view(variable).ctypes.data == array.ctypes.data
+    seen = memory.view(variable)
+    assert seen is not None and seen.ctypes.data == array.ctypes.data
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_filled_variables_hold_what_assigned_ones_do(axes: tuple[int, ...], dtype: str) -> None:
+    array = RANDOM.random((2 * memory.STRIP + 1, 3, memory.STRIP + 1), "float32").transpose(axes)
+    filled, assigned = (keras.Variable(np.zeros(array.shape), dtype=dtype) for _ in range(2))
+    memory.fill(filled, array)
+    assigned.assign(array)
+    assert np.array_equal(keras.ops.convert_to_numpy(filled), keras.ops.convert_to_numpy(assigned))
+
+
+def test_numbers_are_filled_in() -> None:
+    variable = keras.Variable(np.zeros(()), dtype="float32")
+    memory.fill(variable, np.array(3.5))
+    assert float(variable) == 3.5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a strategy of TensorFlow's")
+def test_variables_of_a_strategy_are_filled_and_seen() -> None:
+    import tensorflow
+
+    with tensorflow.distribute.MirroredStrategy(["CPU:0"]).scope():
+        variable = keras.Variable(np.zeros((4, 3)), dtype="float32")
+    memory.fill(variable, np.arange(12.0).reshape(3, 4).T)
+    seen = memory.view(variable)
+    assert seen is not None and np.array_equal(seen, np.arange(12.0).reshape(3, 4).T)
