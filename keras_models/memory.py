@@ -5,9 +5,10 @@ Each backend copies what it is given in its own way: TensorFlow every array, PyT
 
 import gc
 import math
+import mmap
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -15,6 +16,10 @@ import numpy as np
 
 ALIGNMENT = 64
 """Bytes; TensorFlow and JAX share no memory that begins elsewhere than at a multiple of it."""
+
+OWN_PAGES = 2**20
+"""Bytes; larger arrays get pages of their own, zeros, from the system. NumPy would ask for pages of 2 MB each, which a
+virtual machine may have to get back from its host first: 0.2 s for the token embedding, in place of 0.05."""
 
 STRIP = 32
 """Numbers of the last axis that are copied at a time where the axes are exchanged on the way.
@@ -50,6 +55,8 @@ def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def _aligned(allocate: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size >= OWN_PAGES:
+        return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
     memory = allocate(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
@@ -63,6 +70,17 @@ def tensor(array: np.ndarray) -> Any:
     if keras.backend.backend() == "torch":
         return sys.modules["torch"].from_numpy(array)
     return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
+
+
+def without_scope() -> AbstractContextManager[None]:
+    """Within this context, TensorFlow's own name of a new variable is without the layers it lies in.
+
+    TensorFlow makes a program for each name and shape, which takes half a millisecond: a second for a model whose
+    variables all have names of their own, a tenth where all kernels are called "kernel". Keras' paths stay whole.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].name_scope("")
+    return nullcontext()
 
 
 def fill(variable: keras.Variable, array: np.ndarray) -> None:

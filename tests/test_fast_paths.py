@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import memory
+from mobileclip_keras.keras_models.layers import dense
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
-from mobileclip_keras.keras_models.layers.dense import ROWS_FOR_CONVOLUTION, Linear, VectorLinear
+from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
 from mobileclip_keras.keras_models.layers.normalization import BatchNorm
 from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
@@ -65,8 +66,10 @@ def test_depthwise_convolution(kernel_size, strides: int, size, multiplier: int)
         assert error(made, expected) < EXACT
 
 
-@pytest.mark.parametrize("rows", [3, ROWS_FOR_CONVOLUTION])
-def test_dense_layer(rows: int) -> None:
+@pytest.mark.parametrize("by_convolution", [False, True])  # PyTorch: on any CPU, what others do
+@pytest.mark.parametrize("rows", [3, dense.ROWS_FOR_CONVOLUTION])
+def test_dense_layer(monkeypatch: pytest.MonkeyPatch, rows: int, by_convolution: bool) -> None:
+    monkeypatch.setattr(dense, "BY_CONVOLUTION", by_convolution)
     inputs = RANDOM.normal(size=(2, rows, 6))
     with float64_enabled(), kept("float64"):
         layer = Linear(7, dtype="float64")

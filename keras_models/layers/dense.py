@@ -1,6 +1,7 @@
 """The dense layers of every tower."""
 
 import math
+import sys
 from typing import Any
 
 import keras
@@ -8,9 +9,21 @@ from keras import ops
 
 from ..types import Tensor
 
+
+def _cpu() -> str:
+    """What PyTorch calls the processor; older ones say nothing of it."""
+    if keras.backend.backend() != "torch":
+        return ""
+    capabilities = getattr(sys.modules["torch"].cpu, "get_capabilities", None)
+    return capabilities().get("cpu_name", "") if capabilities else ""
+
+
+BY_CONVOLUTION = "AMD" in _cpu()
+"""Whether PyTorch's products are left to its convolution by one pixel. The library for the one is Intel's, and slow on
+processors of AMD's; on Intel's own, the detour by the other takes a third longer."""
+
 ROWS_FOR_CONVOLUTION = 1024
-"""From this many rows on, PyTorch's convolution by one pixel is faster on CPUs than its matrix product: it is
-another library's (oneDNN's, not MKL's). With fewer rows, rearranging the kernel for it takes longer than it saves."""
+"""With fewer rows, rearranging the kernel for a convolution takes longer than it saves."""
 
 TERMS_OF_GROUP = 64
 """At most so many products are added up one after the other in `product_of_vectors`."""
@@ -24,9 +37,10 @@ class Linear(keras.layers.Dense):
     """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if self.bias is None or keras.backend.backend() != "torch":
+        if self.bias is None or keras.backend.backend() == "jax":
             return super().call(inputs, training=training)
-        outputs = _affine(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+        affine = _affine_in_torch if keras.backend.backend() == "torch" else _affine_in_tensorflow
+        outputs = affine(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
         return outputs if self.activation is None else self.activation(outputs)
 
 
@@ -62,10 +76,18 @@ def product_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
     return ops.sum(ops.matmul(parts, ops.reshape(kernel, (length // group, group, units))), axis=0)
 
 
-def _affine(inputs: Any, kernel: Any, bias: Any) -> Tensor:
-    """inputs @ kernel + bias, of PyTorch's tensors."""
+def _affine_in_tensorflow(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """inputs @ kernel + bias, of matrices: of them alone, TensorFlow makes one operation of it."""
+    if len(inputs.shape) == 2:
+        return ops.add(ops.matmul(inputs, kernel), bias)
+    outputs = _affine_in_tensorflow(ops.reshape(inputs, (-1, inputs.shape[-1])), kernel, bias)
+    return ops.reshape(outputs, (-1, *ops.shape(inputs)[1:-1], kernel.shape[-1]))
+
+
+def _affine_in_torch(inputs: Any, kernel: Any, bias: Any) -> Tensor:
+    """inputs @ kernel + bias."""
     rows = inputs.reshape(-1, inputs.shape[-1])
-    if rows.device.type == "cpu" and rows.shape[0] >= ROWS_FOR_CONVOLUTION:
+    if rows.device.type == "cpu" and BY_CONVOLUTION and rows.shape[0] >= ROWS_FOR_CONVOLUTION:
         # An image one pixel wide, in the memory format that PyTorch calls channels-last.
         image = rows.reshape(1, -1, 1, rows.shape[-1]).permute(0, 3, 1, 2)
         outputs = ops.conv(image, kernel[None, None], data_format="channels_first").permute(0, 2, 3, 1)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from ..types import Shape, Tensor
 from .activation import gelu
@@ -32,7 +33,7 @@ class FeedForward(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor) -> Tensor:
-        return run(self.fc2, gelu(run(self.fc1, inputs)))
+        return feed_forward(self.fc1, self.fc2, inputs)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -68,4 +69,14 @@ class ConvFeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         mixed = run(self.conv, inputs, training=training)
-        return run(self.fc2, gelu(run(self.fc1, mixed)))
+        return feed_forward(self.fc1, self.fc2, mixed)
+
+
+def feed_forward(fc1: Linear, fc2: Linear, inputs: Tensor) -> Tensor:
+    """Two dense layers over the last axis with an exact GELU between them.
+
+    Of matrices, TensorFlow makes one operation of product, bias and GELU.
+    """
+    rows = ops.reshape(inputs, (-1, inputs.shape[-1])) if keras.backend.backend() == "tensorflow" else inputs
+    outputs = run(fc2, gelu(run(fc1, rows)))
+    return ops.reshape(outputs, (-1, *ops.shape(inputs)[1:-1], outputs.shape[-1])) if rows is not inputs else outputs

@@ -43,8 +43,11 @@ def _install() -> None:
 
     def initialize(variable: Any, initializer: Any) -> None:
         # Whole numbers are seeds and counters, and cheap.
-        skipped = _overwritten.get() and variable._dtype in ("float16", "float32", "float64")
-        usual(variable, _zeros if skipped else initializer)
+        if _overwritten.get() and variable._dtype in ("float16", "float32", "float64"):
+            with memory.without_scope():
+                usual(variable, _zeros)
+        else:
+            usual(variable, initializer)
 
     keras.Variable._initialize_with_initializer = initialize
 
