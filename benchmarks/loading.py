@@ -4,7 +4,8 @@
 
 Both load the same weights, a synthetic checkpoint, each time in a new process, in turns; open_clip from the
 safetensors file and from the .pt file. Imports are timed apart. Memory is the peak above what the imports take,
-as a multiple of the float32 weights.
+as a multiple of the float32 weights. "Keras' objects" are as many plain layers and variables of the same shapes,
+without values: less than that, no model of Keras takes.
 """
 
 import json
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from samples import Sample, in_process, keep, measured, medians
 
+FORMS = ("inference", "train")
 OPEN_CLIP = ("open_clip, .safetensors", "open_clip, .pt")
 RESULTS = Path(__file__).parent / "results" / "loading.json"
 
@@ -39,6 +41,35 @@ def load_keras(folder: str, form: str) -> Sample:
     return sample
 
 
+def make_objects(folder: str, form: str) -> Sample:
+    """Makes as many layers and variables as a form of a model has, and nothing else."""
+    start = time.perf_counter()
+    import keras
+
+    from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
+    from mobileclip_keras.keras_models.memory import no_collection
+
+    sample = {"import": 0.0, "imports": time.perf_counter() - start}
+    shapes = json.loads((Path(folder) / f"{form}.json").read_text())
+    with measured(sample), to_be_overwritten(), no_collection():
+        layers = [keras.layers.Layer() for _ in shapes]
+        for layer, weights in zip(layers, shapes, strict=True):
+            for name, shape in weights:
+                layer.add_weight(shape=tuple(shape), name=name)
+    return sample
+
+
+def keep_shapes(folder: Path, form: str) -> None:
+    """Writes the names and shapes of the weights of every layer, for `make_objects`."""
+    from mobileclip_keras.keras_models.loading import load_folder
+
+    layers = list(load_folder(folder, form=form)._flatten_layers())
+    shapes = [
+        [(v.name, v.shape) for v in (*layer._trainable_variables, *layer._non_trainable_variables)] for layer in layers
+    ]
+    (folder / f"{form}.json").write_text(json.dumps(shapes))
+
+
 def load_open_clip(name: str, file: str) -> Sample:
     """Loads a checkpoint with open_clip in this process."""
     start = time.perf_counter()
@@ -49,6 +80,9 @@ def load_open_clip(name: str, file: str) -> Sample:
         model = open_clip.create_model(name, pretrained=file)
     assert model.logit_scale.item() > 0
     return sample
+
+
+HOW = {"keras": load_keras, "objects": make_objects, "open_clip": load_open_clip}
 
 
 def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]], int]:
@@ -69,12 +103,14 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     pickled = file.with_suffix(".pt")
     torch.save({name: torch.from_numpy(np.array(array)) for name, array in load_file(file).items()}, pickled)
     convert(file, folder / "keras", variant=found.name, verify=False)
+    for form in FORMS:
+        keep_shapes(folder / "keras", form)
     name = found.published.repo.removeprefix("apple/")
     ways = {
         OPEN_CLIP[0]: ("open_clip", name, str(file)),
         OPEN_CLIP[1]: ("open_clip", name, str(pickled)),
-        "inference": ("keras", str(folder / "keras"), "inference"),
-        "train": ("keras", str(folder / "keras"), "train"),
+        **{form: ("keras", str(folder / "keras"), form) for form in FORMS},
+        **{f"Keras' objects, {form}": ("objects", str(folder / "keras"), form) for form in FORMS},
     }
     return found.name, ways, file.stat().st_size
 
@@ -84,7 +120,7 @@ def compare(variant: str, backends: list[str], repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         name, ways, size = prepare(variant, Path(folder))
         runs = [(way, "torch") for way in OPEN_CLIP]
-        runs += [(form, backend) for form in ("inference", "train") for backend in backends]
+        runs += [(way, backend) for way in ways if way not in OPEN_CLIP for backend in backends]
         samples: dict[str, list[Sample]] = {f"{way}, {backend}": [] for way, backend in runs}
         for turn in range(repeats + 1):
             for way, backend in runs:
@@ -107,7 +143,7 @@ def main(
     """Prints and keeps the time and the memory that loading takes."""
     if sample:
         how, *arguments = json.loads(sample)
-        print(json.dumps((load_keras if how == "keras" else load_open_clip)(*arguments)))
+        print(json.dumps(HOW[how](*arguments)))
         return
     columns = ("variant", "way", "imports, s", "own import, s", "load, s", "ratio", "peak / weights")
     table = Table(*columns, title="Loading; ratios to the faster of open_clip's", title_justify="left")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+FORMS = ("inference", "train")
 BACKENDS = ("TensorFlow", "JAX", "PyTorch")
 AT_MOST = {"TensorFlow": 0.9, "JAX": 1.0, "PyTorch": 0.9}
 FORM_SPEEDUP = 1.5
@@ -33,7 +34,7 @@ def inference(results: dict[str, Any]) -> Iterator[Line]:
             ms = {row["way"]: row["ms"] for row in rows if (row["tower"], row["batch"]) == (tower, batch)}
             for backend in BACKENDS:
                 case = f"{variant} {tower} x{batch}, Keras on {backend}"
-                best = {form: _best(ms, f"Keras on {backend}, {form} form") for form in ("inference", "train")}
+                best = {form: _best(ms, f"Keras on {backend}, {form} form") for form in FORMS}
                 if best["inference"] is not None:
                     bound = f"<= {AT_MOST[backend]}"
                     yield "inference form / PyTorch's", case, best["inference"] / ms[BASELINE], bound
@@ -49,7 +50,7 @@ def loading(results: dict[str, Any]) -> Iterator[Line]:
     """from_pretrained beside open_clip."""
     for variant, kept in results.items():
         for way, taken in kept["ways"].items():
-            if not way.startswith("open_clip"):
+            if way.startswith(FORMS):
                 yield "loading / open_clip's", f"{variant}, {way}", taken["ratio"], f"<= {LOADING}"
                 yield "peak of loading / weights", f"{variant}, {way}", taken["peak_ratio"], f"<= {LOADING_PEAK}"
                 yield "import beyond Keras', s", f"{variant}, {way}", taken["import"], f"<= {OWN_IMPORT}"

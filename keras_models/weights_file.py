@@ -23,7 +23,7 @@ from .variables import variables_by_name
 CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
-VARIABLES = "vars"
+VARIABLES = b"vars"
 HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
 
 
@@ -114,9 +114,10 @@ def load_weights(model: keras.Model, path: Path) -> None:
     for name, variable in named.items():
         layers.setdefault(name.rpartition("/")[0], []).append(variable)
     with h5py.File(path) as file:
+        # By h5py's lower level: for the thousands of arrays, the upper one takes as long as reading them.
         found = {
-            name: [group[str(index)] for index in range(len(group))]
-            for name, group in _layers(file, "", _above(layers))
+            name: [h5py.h5d.open(group, b"%d" % index) for index in range(group.get_num_objs())]
+            for name, group in _layers(file.id, "", _above(layers))
             if name in layers
         }
         if all(_fits(variables, found.get(name)) for name, variables in layers.items()):
@@ -137,14 +138,14 @@ def _above(layers: Iterable[str]) -> set[str]:
 def _layers(group: Any, path: str, wanted: set[str]) -> Iterator[tuple[str, Any]]:
     """The weights of each layer by the layer's path, below a group that belongs to the layer at `path`."""
     if VARIABLES in group:
-        yield path, group[VARIABLES]
+        yield path, h5py.h5g.open(group, VARIABLES)
     for key in group:
         if key == VARIABLES:
             continue
-        child = group[key]
+        child = h5py.h5g.open(group, key)
         inner = path
         if VARIABLES in child:  # else it is a list of layers, which has no name of its own
-            name = child[VARIABLES].attrs.get("name", key)
+            name = h5py.Group(h5py.h5g.open(child, VARIABLES)).attrs.get("name", key.decode())
             inner = f"{path}/{name}".removeprefix("/")
             if inner not in wanted:
                 continue
@@ -160,10 +161,8 @@ def _fits(variables: list[keras.Variable], datasets: list[Any] | None) -> bool:
 
 def _read(dataset: Any) -> np.ndarray:
     """An array of a file; bfloat16, which HDF5 does not know, is marked by Keras."""
-    if dataset.attrs.get("dtype") == "bfloat16":
-        return np.array(dataset, dtype=ml_dtypes.bfloat16)
-    if not dataset.shape or dataset.dtype.kind != "f":
-        return np.asarray(dataset[()])
+    if h5py.h5a.exists(dataset, b"dtype"):
+        return np.array(h5py.Dataset(dataset), dtype=ml_dtypes.bfloat16)
     array = memory.empty(dataset.shape, dataset.dtype.name)
-    dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
     return array

@@ -128,7 +128,7 @@ def test_of_one_tower_nothing_else_is_read(folder, tower, monkeypatch):
     whole = mk.MobileClipModel.from_pretrained(folder)
     read = []
     original = weights_file._read
-    monkeypatch.setattr(weights_file, "_read", lambda data, *to: read.append(data.name) or original(data, *to))
+    monkeypatch.setattr(weights_file, "_read", lambda data: read.append(data) or original(data))
     half = mk.MobileClipModel.from_pretrained(folder, towers=tower)
     one, other = ("image", "text") if tower == "image" else ("text", "image")
     assert getattr(half, f"{other}_encoder") is None

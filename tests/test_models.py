@@ -1,4 +1,4 @@
-"""The models as people use them: names, inputs, outputs, sizes, dtypes, other backbones, training."""
+"""The models as people use them: inputs, outputs, dtypes, other backbones, training."""
 
 import io
 import math
@@ -8,19 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-import mobileclip_keras as mk
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.layers.positions import resize_positions
 from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.precision import kept
-from mobileclip_keras.keras_models.registry import VARIANTS, UnknownVariantError, get_variant
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.verify.torch_models import build_reference
-from mobileclip_keras.verify.verification import float64_enabled
 
 from .support import (
-    SMALL_IMAGE_TOWERS,
     SMALL_TEXT_TOWERS,
     TOKENS,
     apply,
@@ -28,8 +21,6 @@ from .support import (
     images,
     small_model,
     small_towers,  # noqa: F401
-    synthetic_model,
-    tensors,
     weights,
 )
 
@@ -39,68 +30,6 @@ PAIR = {"image": images(64, 2), "text": TOKENS[:2]}
 def run(model: keras.Model, inputs: dict[str, np.ndarray] = PAIR) -> dict[str, np.ndarray]:
     made = model({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()}, training=False)
     return {key: keras.ops.convert_to_numpy(value) for key, value in made.items()}
-
-
-# --- Names ---
-
-
-@pytest.mark.parametrize(
-    ("spelling", "name"),
-    [
-        ("s2", "mobileclip_s2"),
-        ("S2", "mobileclip_s2"),
-        ("mobileclip_s2", "mobileclip_s2"),
-        ("MobileCLIP-S2", "mobileclip_s2"),
-        ("apple/MobileCLIP2-S2", "mobileclip2_s2"),
-        ("2-s2", "mobileclip2_s2"),
-        ("mobileclip2_s2.pt", "mobileclip2_s2"),
-        ("MobileCLIP-S2-OpenCLIP", "mobileclip_s2"),
-        ("timm/MobileCLIP2-L-14-OpenCLIP", "mobileclip2_l14"),
-        ("blt", "mobileclip_blt"),
-        ("apple/MobileCLIP-B-LT", "mobileclip_blt"),
-        ("l14", "mobileclip_l14"),
-    ],
-)
-def test_every_spelling_of_a_variant(spelling: str, name: str) -> None:
-    assert get_variant(spelling).name == name
-
-
-def test_every_variant_is_found_by_its_own_names() -> None:
-    assert len(VARIANTS) == 14
-    for variant in VARIANTS.values():
-        for name in (variant.name, variant.short_name, variant.title, variant.published.repo):
-            assert get_variant(name) is variant
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("s9", "s"), ("mobileclip2_s5", "2-s"), ("l-15", "l14"), ("bltt", "blt")]
-)
-def test_an_unknown_variant_lists_the_known_ones_nearest_first(name: str, nearest: str) -> None:
-    with pytest.raises(UnknownVariantError) as raised:
-        MobileClipModel.from_variant(name)
-    message = str(raised.value)
-    assert message.startswith(f"There is no variant {name!r}. The variants, nearest first: {nearest}")
-    assert all(variant in message for variant in VARIANTS)
-
-
-@pytest.mark.backend
-def test_from_variant_makes_the_variant() -> None:
-    with to_be_overwritten():
-        model = mk.create_mobile_clip_model("MobileCLIP2-S0")
-    assert isinstance(model, mk.MobileClipModel) and mk.MobileClipModel.MODEL_VARIANTS is VARIANTS
-    assert (model.variant, model.form) == ("mobileclip2_s0", "train")
-    assert (model.image_encoder.tower, model.text_encoder.tower) == ("mci0", "transformer_512")
-    assert model.image_encoder.projection_bias and model.image_encoder.image_size == 256
-    parameters = model.image_encoder.count_params() / 1e6
-    assert 11 < parameters < 13
-
-
-@pytest.mark.parametrize(("variant", "epsilon", "padding"), [("b", 1e-5, 1), ("blt", 1e-5, 1), ("2-b", 1e-6, 0)])
-def test_both_vits_compute_as_they_were_trained(variant: str, epsilon: float, padding: int) -> None:
-    with to_be_overwritten():
-        encoder = mk.MobileClipImageEncoder.from_variant(variant)
-    assert encoder.backbone.norm.epsilon == encoder.backbone.blocks[0].norm1.epsilon == epsilon
-    assert encoder.backbone.patch_embed[0].conv.padding == padding
 
 
 # --- Outputs ---
@@ -246,67 +175,6 @@ def test_summary_names_both_towers() -> None:
         model.summary()
     assert "image_encoder" in text.getvalue() and "text_encoder" in text.getvalue()
     assert "Total params" in text.getvalue()
-
-
-# --- Other image sizes ---
-
-
-def test_mci_towers_take_other_sizes() -> None:
-    """PyTorch's own result at 320 x 192, with the weights of MobileCLIP-S0."""
-    state = {name: a for name, a in tensors("timm__fastvit_mci0").items()}
-    batch = np.random.default_rng(0).uniform(size=(1, 320, 192, 3)).astype(np.float32)
-    reference = build_reference("mci0", None, state, "timm").encode_image(batch)
-    model = synthetic_model("timm__fastvit_mci0")
-    assert error(apply(model.image_encoder, batch), reference) < 1e-10
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize(
-    ("old", "new"), [((14, 14), (16, 16)), ((14, 14), (20, 7)), ((16, 16), (9, 31)), ((4, 4), (4, 4))]
-)
-def test_positions_are_resized_as_timm_does(old: tuple[int, int], new: tuple[int, int]) -> None:
-    import torch
-    from timm.layers import resample_abs_pos_embed
-
-    grid = np.random.default_rng(0).normal(size=(1, old[0] * old[1], 5))
-    expected = resample_abs_pos_embed(torch.tensor(grid).float(), list(new), list(old), num_prefix_tokens=0)
-    with float64_enabled(), kept("float64"):
-        made = keras.ops.convert_to_numpy(
-            resize_positions(keras.ops.convert_to_tensor(grid, dtype="float64"), old, new)
-        )
-    exact = torch.nn.functional.interpolate(
-        torch.tensor(grid).reshape(1, *old, 5).permute(0, 3, 1, 2), size=new, mode="bicubic", antialias=True
-    )
-    exact = exact.permute(0, 2, 3, 1).reshape(1, -1, 5).numpy()
-    assert made.dtype == np.float64
-    assert error(made, exact) < 1e-12
-    assert error(made, expected.numpy().astype(np.float64)) < 1e-5
-
-
-@pytest.mark.parametrize("image", ["small_vit", "small_vit_clip"])
-def test_a_vit_resizes_its_grid_and_not_its_class_tokens_position(image: str) -> None:
-    model = small_model(image, None, "float64")
-    backbone, size = model.image_encoder.backbone, 2 * SMALL_IMAGE_TOWERS[image].image_size
-    prefix = int(SMALL_IMAGE_TOWERS[image].class_token_position)
-    grid = (backbone.grid_size, backbone.grid_size)
-    twice = tuple(2 * side for side in grid)
-    bigger = MobileClipImageEncoder(image, 16, dtype="float64")
-    positions = keras.ops.convert_to_tensor(backbone.pos_embed)
-    batch = images(size, 2).astype(np.float64)
-    made = apply(model.image_encoder, batch)
-    assert made.shape == (2, 16) and bigger.image_size == size // 2
-    with kept("float64"):
-        resized = keras.ops.convert_to_numpy(resize_positions(positions[:, prefix:], grid, twice))
-    first = keras.ops.convert_to_numpy(positions[:, :prefix])
-    embedded = keras.ops.convert_to_numpy(backbone.stage_outputs(batch)["embeddings"])
-    backbone.pos_embed.assign(keras.ops.zeros_like(backbone.pos_embed))
-    if backbone.norm_pre is None:
-        bare = keras.ops.convert_to_numpy(backbone.stage_outputs(batch)["embeddings"])
-        added = embedded - bare
-        assert error(added[:, 1:], np.broadcast_to(resized, added[:, 1:].shape)) < 1e-12
-        assert not np.any(added[:, 0])
-    else:
-        assert first.shape == (1, 1, 32)
 
 
 # --- Texts ---
