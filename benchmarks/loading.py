@@ -65,7 +65,8 @@ def keep_shapes(folder: Path, form: str) -> None:
 
     layers = list(load_folder(folder, form=form)._flatten_layers())
     shapes = [
-        [(v.name, v.shape) for v in (*layer._trainable_variables, *layer._non_trainable_variables)] for layer in layers
+        [(v.name, tuple(v.shape)) for v in (*layer._trainable_variables, *layer._non_trainable_variables)]
+        for layer in layers
     ]
     (folder / f"{form}.json").write_text(json.dumps(shapes))
 
