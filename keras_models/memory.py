@@ -56,7 +56,8 @@ def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 def _aligned(allocate: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size >= OWN_PAGES:
-        return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+        # "Copy": a process forked later gets a copy of its own.
+        return np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype).reshape(shape)
     memory = allocate(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models import memory
 from mobileclip_keras.keras_models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
 from mobileclip_keras.keras_models.memory import no_collection
 from mobileclip_keras.keras_models.model import MobileClipModel
@@ -215,3 +216,15 @@ def test_the_collection_of_garbage_goes_on_as_before() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.parametrize("size", [8, memory.OWN_PAGES])
+def test_a_forked_process_has_weights_of_its_own(size: int) -> None:
+    array = memory.zeros((size,), "float32")
+    child = os.fork()
+    if child == 0:
+        array[...] = 1
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not array.any()
