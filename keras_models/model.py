@@ -44,6 +44,10 @@ class MobileClipModel(keras.Model):
     MODEL_VARIANTS: ClassVar[dict[str, Variant]] = VARIANTS
     """The published variants by name."""
 
+    # Beside the signature that `export` is given, Keras would have TensorFlow trace the model for floats, which tokens
+    # are not.
+    _default_save_signature = None
+
     def __init__(
         self, image_encoder: Any = None, text_encoder: Any = None, variant: str | None = None, **kwargs: Any
     ) -> None:

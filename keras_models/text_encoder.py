@@ -32,6 +32,10 @@ class MobileClipTextEncoder(keras.Model):
         ValueError: for an unknown backbone, or tokens of another rank, dtype or length than it takes.
     """
 
+    # Beside the signature that `export` is given, Keras would have TensorFlow trace the model for floats, which tokens
+    # are not.
+    _default_save_signature = None
+
     def __init__(
         self,
         backbone: str = "transformer_512",
