@@ -8,7 +8,7 @@ import math
 import mmap
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -71,17 +71,6 @@ def tensor(array: np.ndarray) -> Any:
     if keras.backend.backend() == "torch":
         return sys.modules["torch"].from_numpy(array)
     return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
-
-
-def without_scope() -> AbstractContextManager[None]:
-    """Within this context, TensorFlow's own name of a new variable is without the layers it lies in.
-
-    TensorFlow makes a program for each name and shape, which takes half a millisecond: a second for a model whose
-    variables all have names of their own, a tenth where all kernels are called "kernel". Keras' paths stay whole.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return sys.modules["tensorflow"].name_scope("")
-    return nullcontext()
 
 
 def fill(variable: keras.Variable, array: np.ndarray) -> None:

@@ -41,8 +41,9 @@ def save_model(model: keras.Model, folder: Path) -> None:
     # Keras keeps this set under one name and looks for it under another, and so makes it anew for each layer.
     global_state.set_global_attribute("saving_attr_skiplist_Layer", saving_lib.get_attr_skipset("Layer"))
     walk = saving_lib._walk_saveable
+    views = {id(variable): memory.view(variable) for variable in model.variables}
     store = _Store(folder / WEIGHTS, mode="w")
-    store.views = {id(variable): memory.view(variable) for variable in model.variables}
+    store.views = views
     try:
         saving_lib._walk_saveable = _attributes
         saving_lib._save_state(model, store, None, "", set())

@@ -1,7 +1,8 @@
 """Initial values, and how to skip them where they will be overwritten at once."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -44,12 +45,23 @@ def _install() -> None:
     def initialize(variable: Any, initializer: Any) -> None:
         # Whole numbers are seeds and counters, and cheap.
         if _overwritten.get() and variable._dtype in ("float16", "float32", "float64"):
-            with memory.without_scope():
+            with _without_scope():
                 usual(variable, _zeros)
         else:
             usual(variable, initializer)
 
     keras.Variable._initialize_with_initializer = initialize
+
+
+def _without_scope() -> AbstractContextManager[None]:
+    """Within this context, TensorFlow's own name of a new variable is without the layers it lies in.
+
+    TensorFlow makes a program for each name and shape, which takes half a millisecond: a second for a model whose
+    variables all have names of their own, a tenth where all kernels are called "kernel". Keras' paths stay whole.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].name_scope("")
+    return nullcontext()
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
