@@ -7,10 +7,7 @@ the matrix products in it: their share of the time says how far it still could b
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,11 +18,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from engines import BASELINE, LIBRARIES, in_keras
-from inference import BATCHES, QUIET, prepare
+from inference import BATCHES, prepare
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from samples import keep
+from samples import in_process, keep
 
 RESULTS = Path(__file__).parent / "results" / "profiles.json"
 WAYS = {
@@ -113,15 +110,6 @@ def sample(library: str, folder: Path, tower: str, batch: int) -> dict[str, dict
     return found
 
 
-def in_process(library: str, folder: Path, tower: str, batch: int) -> dict[str, dict[str, float]]:
-    """`sample` in a process of its own."""
-    arguments = json.dumps([library, str(folder), tower, batch])
-    environment = {**os.environ, **QUIET, "KERAS_BACKEND": library.removeprefix("keras-")}
-    command = [sys.executable, __file__, "--sample", arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(
     variants: Annotated[list[str] | None, typer.Argument()] = None,
     one: Annotated[str, typer.Option("--sample", hidden=True)] = "",
@@ -136,12 +124,13 @@ def main(
     console = Console(width=140)
     table = Table("case", "way", "ms", *KINDS, REST, title="Share of the time")
     for name in (get_variant(variant).name for variant in variants or ["s0", "s2"]):
-        cases: dict[str, dict[str, dict[str, float]]] = {}
+        cases: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
             prepare(name, Path(folder))
             todo = [(tower, batch, library) for tower in BATCHES for batch in BATCHES[tower] for library in WAYS]
             for tower, batch, library in track(todo, name, console=console):
-                made = in_process(library, Path(folder), tower, batch)
+                arguments = json.dumps([library, folder, tower, batch])
+                made = in_process(__file__, "--sample", arguments, backend=library.removeprefix("keras-"))
                 cases.setdefault(f"{tower} x{batch}", {}).update(made)
         keep(RESULTS, {name: {"cases": cases}})
         for case, ways in cases.items():

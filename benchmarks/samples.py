@@ -52,6 +52,7 @@ def in_process(program: str, *arguments: str, backend: str = "tensorflow") -> Sa
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "OMP_NUM_THREADS": str(THREADS),
+        "TF_NUM_INTRAOP_THREADS": str(THREADS),
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(

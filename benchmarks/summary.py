@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from engines import BASELINE
+from loading import FORMS
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-FORMS = ("inference", "train")
 BACKENDS = ("TensorFlow", "JAX", "PyTorch")
 AT_MOST = {"TensorFlow": 0.9, "JAX": 1.0, "PyTorch": 0.9}
 FORM_SPEEDUP = 1.5

@@ -44,8 +44,7 @@ class MobileClipModel(keras.Model):
     MODEL_VARIANTS: ClassVar[dict[str, Variant]] = VARIANTS
     """The published variants by name."""
 
-    # Beside the signature that `export` is given, Keras would have TensorFlow trace the model for floats, which tokens
-    # are not.
+    # As in MobileClipTextEncoder: tokens are no floats.
     _default_save_signature = None
 
     def __init__(

@@ -6,7 +6,6 @@ import pytest
 
 from mobileclip_keras.keras_models import memory
 from mobileclip_keras.keras_models.layers import dense
-from mobileclip_keras.keras_models.layers.activation import gelu
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
@@ -178,32 +177,3 @@ def test_numbers_are_filled_in() -> None:
     variable = keras.Variable(np.zeros(()), dtype="float32")
     memory.fill(variable, np.array(3.5))
     assert float(variable) == 3.5
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a strategy of TensorFlow's")
-def test_variables_of_a_strategy_are_filled_and_seen() -> None:
-    import tensorflow
-
-    with tensorflow.distribute.MirroredStrategy(["CPU:0"]).scope():
-        variable = keras.Variable(np.zeros((4, 3)), dtype="float32")
-    memory.fill(variable, np.arange(12.0).reshape(3, 4).T)
-    seen = memory.view(variable)
-    assert seen is not None and np.array_equal(seen, np.arange(12.0).reshape(3, 4).T)
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT models are made from TensorFlow's")
-def test_litert_takes_gelu_for_its_own() -> None:
-    import tensorflow
-
-    inputs = np.linspace(-6, 6, 64, dtype="float32")
-    signature = [tensorflow.TensorSpec(inputs.shape, "float32")]
-    function = tensorflow.function(gelu, input_signature=signature).get_concrete_function()
-    model = tensorflow.lite.TFLiteConverter.from_concrete_functions([function]).convert()
-    interpreter = tensorflow.lite.Interpreter(model_content=model)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
-    interpreter.invoke()
-    made = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    with float64_enabled(), kept("float64"):
-        exact = keras.ops.convert_to_numpy(gelu(keras.ops.convert_to_tensor(inputs.astype("float64"))))
-    assert np.abs(made - exact).max() < 4 * np.finfo("float32").eps

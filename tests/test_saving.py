@@ -228,28 +228,3 @@ def test_a_forked_process_has_weights_of_its_own(size: int) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert not array.any()
-
-
-def exported(model: keras.Model, folder: Path, inputs: Any) -> Any:
-    """What a SavedModel of a model gives for some inputs; what LiteRT makes of it has operations of its own alone."""
-    import tensorflow
-
-    signature = keras.tree.map_structure(lambda array: tensorflow.TensorSpec(array.shape, array.dtype), inputs)
-    model.export(folder, input_signature=[signature], verbose=False)
-    assert tensorflow.lite.TFLiteConverter.from_saved_model(str(folder)).convert()
-    loaded = tensorflow.saved_model.load(str(folder))
-    return loaded.serve(inputs)
-
-
-@pytest.mark.filterwarnings("ignore")  # TensorFlow's own, of what it will take out
-@pytest.mark.parametrize("form", ["inference", "train"])
-def test_models_are_exported_for_tensorflow_and_litert(tmp_path: Path, form: str) -> None:
-    model = small_model("small_mci", "small_mct", form=form)
-    expected = outputs(model)
-    inputs = INPUTS | {"text": INPUTS["text"].astype("int32")}  # of int64, LiteRT finds no largest one
-    for name, value in exported(model, tmp_path / "both", inputs).items():
-        assert np.allclose(value, expected[name], rtol=1e-5, atol=1e-6), name
-    for tower, encoder in (("image", model.image_encoder), ("text", model.text_encoder)):
-        made = exported(encoder, tmp_path / tower, inputs[tower])
-        given = keras.ops.convert_to_numpy(encoder(inputs[tower], training=False))
-        assert np.allclose(made, given, rtol=1e-5, atol=1e-6), tower
