@@ -10,6 +10,7 @@ from .layers.attention import at
 from .layers.blocks import RepMixerBlock, TransformerBlock
 from .layers.initializers import normal
 from .layers.inner import run
+from .layers.normalization import LayerNorm
 from .types import Shape, Tensor
 
 
@@ -44,7 +45,7 @@ class TextBackbone(keras.layers.Layer):
             else:
                 block = TransformerBlock(config.heads, 4 * config.width, causal=config.causal, name=name, **policy)
             self.blocks.append(block)
-        self.final_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="final_norm", **policy)
+        self.final_norm = LayerNorm(epsilon=1e-5, name="final_norm", **policy)
 
     def build(self, input_shape: Shape) -> None:
         width = self.config.width

@@ -15,6 +15,7 @@ from .layers.blocks import TransformerBlock
 from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import normal
 from .layers.inner import run
+from .layers.normalization import LayerNorm
 from .layers.positions import resize_positions
 from .types import Shape, Tensor
 
@@ -56,12 +57,12 @@ class VisionTransformer(keras.layers.Layer):
             else:
                 self.patch_embed.append(ConvNorm(**conv))
         layer_norm = {"epsilon": epsilon, **policy}
-        self.norm_pre = keras.layers.LayerNormalization(name="norm_pre", **layer_norm) if config.pre_norm else None
+        self.norm_pre = LayerNorm(name="norm_pre", **layer_norm) if config.pre_norm else None
         self.blocks = [
             TransformerBlock(config.heads, 4 * config.width, epsilon=epsilon, name=f"blocks_{i}", **policy)
             for i in range(config.depth)
         ]
-        self.norm = keras.layers.LayerNormalization(name="norm", **layer_norm)
+        self.norm = LayerNorm(name="norm", **layer_norm)
 
     @property
     def grid_size(self) -> int:

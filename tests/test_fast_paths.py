@@ -10,7 +10,7 @@ from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
 from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
-from mobileclip_keras.keras_models.layers.normalization import BatchNorm
+from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
 from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
@@ -36,13 +36,16 @@ def rms(array: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(array))))
 
 
-def plain_convolution(images: np.ndarray, kernel: np.ndarray, strides: int, rows: int, columns: int) -> np.ndarray:
-    """A depthwise convolution by its definition."""
-    tall, wide, channels, multiplier = kernel.shape
+def windows(images: np.ndarray, kernel: np.ndarray, strides: int, rows: int, columns: int) -> np.ndarray:
+    """What a kernel sees at each place: (batch, height, width, channels, kernel height, kernel width)."""
     padded = np.pad(images, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide), axis=(1, 2))[:, ::strides, ::strides]
-    outputs = np.einsum("byxchw,hwcm->byxcm", windows, kernel)
-    return outputs.reshape(*outputs.shape[:3], channels * multiplier)
+    return np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))[:, ::strides, ::strides]
+
+
+def plain_depthwise(images: np.ndarray, kernel: np.ndarray, *how: int) -> np.ndarray:
+    """A depthwise convolution by its definition."""
+    outputs = np.einsum("byxchw,hwcm->byxcm", windows(images, kernel, *how), kernel)
+    return outputs.reshape(*outputs.shape[:3], -1)
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])
@@ -60,10 +63,26 @@ def test_depthwise_convolution(kernel_size, strides: int, size, multiplier: int)
         with kept("float64"):
             eager = keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(images)))
             compiled = apply(layer, images)
-    expected = plain_convolution(images, kernel, strides, kernel_size[0] // 2, kernel_size[1] // 2) + bias
+    expected = plain_depthwise(images, kernel, strides, kernel_size[0] // 2, kernel_size[1] // 2) + bias
     assert layer.compute_output_shape(images.shape) == expected.shape
     for made in (eager, compiled):
         assert error(made, expected) < EXACT
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize(
+    "kernel_size, strides, padding", [((3, 3), 2, 1), ((3, 3), 1, 0), ((1, 1), 1, 0), ((4, 4), 4, 1)]
+)
+def test_dense_convolution(kernel_size, strides: int, padding: int, use_bias: bool) -> None:
+    images = RANDOM.normal(size=(2, 9, 11, 3))
+    with float64_enabled(), kept("float64"):
+        layer = Convolution(6, kernel_size, strides, padding, use_bias=use_bias, dtype="float64")
+        layer.build(images.shape)
+        kernel, bias = RANDOM.normal(size=layer.kernel.shape), RANDOM.normal(size=6)
+        layer.set_weights([kernel, bias] if use_bias else [kernel])
+        made = apply(layer, images)
+    expected = np.einsum("byxchw,hwcf->byxf", windows(images, kernel, strides, padding, padding), kernel)
+    assert error(made, expected + bias if use_bias else expected) < EXACT
 
 
 @pytest.mark.parametrize("by_convolution", [False, True])  # PyTorch: on any CPU, what others do
@@ -127,20 +146,35 @@ def test_one_position_of_a_block_is_that_of_all(causal: bool) -> None:
     assert error(alone[:, 0], np.take_along_axis(whole, position[:, :, None], axis=1)[:, 0]) < EXACT
 
 
-def test_attention_by_its_definition() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_by_its_definition(causal: bool) -> None:
     states = RANDOM.normal(size=(2, 5, 8))
     with float64_enabled(), kept("float64"):
-        layer = SelfAttention(2, causal=True, dtype="float64")
+        layer = SelfAttention(2, causal=causal, dtype="float64")
         layer.build(states.shape)
         for variable in layer.weights:
             variable.assign(RANDOM.normal(size=variable.shape))
         made = apply(layer, states)
         packed, bias, out, out_bias = (keras.ops.convert_to_numpy(variable) for variable in layer.weights)
     query, key, value = np.moveaxis((states @ packed + bias).reshape(2, 5, 3, 2, 4), 2, 0)
-    scores = np.einsum("bqhc,bkhc->bhqk", query, key) / 2 + np.where(np.tri(5), 0, -np.inf)
+    scores = np.einsum("bqhc,bkhc->bhqk", query, key) / 2
+    if causal:
+        scores += np.where(np.tri(5), 0, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     attended = np.einsum("bhqk,bkhc->bqhc", weights / weights.sum(-1, keepdims=True), value)
     assert error(made, attended.reshape(2, 5, 8) @ out + out_bias) < EXACT
+
+
+def test_layer_norm_by_its_definition() -> None:
+    states, gamma, beta = (RANDOM.normal(size=size) for size in ((2, 5, 8), 8, 8))
+    with float64_enabled(), kept("float64"):
+        layer = LayerNorm(epsilon=1e-2, dtype="float64")
+        layer.build(states.shape)
+        layer.set_weights([gamma, beta])
+        made = apply(layer, states)
+    centred = states - states.mean(-1, keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-2) * gamma + beta
+    assert error(made, expected) < EXACT
 
 
 def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> None:  # noqa: F811

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.converters.mapping import load_into, read_from
-from mobileclip_keras.keras_models import fastvit, vit
+from mobileclip_keras.keras_models import fastvit, text, vit
 from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, FastViTConfig
 from mobileclip_keras.keras_models.copying import copy_model
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.layers import attention, branches, convolution, feed_forward, normalization
+from mobileclip_keras.keras_models.layers import attention, blocks, branches, convolution, feed_forward, normalization
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
 from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
@@ -238,8 +238,8 @@ def break_mask_of_the_last_block(patch: pytest.MonkeyPatch) -> dict:
 
 
 def break_text_epsilon(patch: pytest.MonkeyPatch) -> dict:
-    layer_norm = keras.layers.LayerNormalization
-    patch.setattr(keras.layers, "LayerNormalization", lambda **options: layer_norm(**{**options, "epsilon": 1e-6}))
+    for module in (blocks, text):
+        patch.setattr(module, "LayerNorm", lambda **options: normalization.LayerNorm(**{**options, "epsilon": 1e-6}))
     return {}
 
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
+from . import torch_functions
 from .dense import Linear
 from .initializers import normal
 from .inner import run
@@ -42,22 +43,19 @@ class SelfAttention(keras.layers.Layer):
         self.head_dim = channels // self.heads
 
     def call(self, inputs: Tensor, position: Tensor | None = None) -> Tensor:
+        packed = run(self.qkv, inputs)
+        if keras.backend.backend() == "torch" and position is None:
+            return run(self.proj, torch_functions.attention(packed, self.heads, self.causal))
         length = ops.shape(inputs)[1]
-        packed = ops.reshape(run(self.qkv, inputs), (-1, length, 3, self.heads, self.head_dim))
+        packed = ops.reshape(packed, (-1, length, 3, self.heads, self.head_dim))
         query, key, value = (packed[:, :, part] for part in range(3))
         mask = None
         if position is not None:
             query = at(query, position)
             if self.causal:
                 mask = (ops.arange(length)[None, :] <= position)[:, None, None, :]
-        attend = self._attend_fused if keras.backend.backend() == "torch" else self._attend
-        causal = self.causal and position is None
-        attended = attend(query, key, value, mask, causal)
+        attended = self._attend(query, key, value, mask, self.causal and position is None)
         return run(self.proj, ops.reshape(attended, (-1, ops.shape(query)[1], self.heads * self.head_dim)))
-
-    def _attend_fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, causal: bool) -> Tensor:
-        """PyTorch's one kernel, which never writes the scores to memory."""
-        return ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal, flash_attention=False)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, causal: bool) -> Tensor:
         """Written out, which graph compilers arrange best. All are (batch, length, heads, channels of a head)."""

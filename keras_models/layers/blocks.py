@@ -10,7 +10,7 @@ from .attention import SelfAttention, at
 from .branches import RepMixer
 from .feed_forward import ConvFeedForward, FeedForward
 from .inner import run
-from .normalization import BatchNorm, LayerScale
+from .normalization import BatchNorm, LayerNorm, LayerScale
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -75,7 +75,7 @@ class AttentionBlock(keras.layers.Layer):
         folds_norm = norm == "batch" and form == "inference"
         policy: dict[str, Any] = {"dtype": self.dtype_policy}
         if norm == "layer":
-            self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", **policy)
+            self.norm: Any = LayerNorm(epsilon=1e-5, name="norm", **policy)
         else:
             self.norm = None if folds_norm else BatchNorm(name="norm", **policy)
         self.normalizes_batch = isinstance(self.norm, BatchNorm)
@@ -127,9 +127,9 @@ class TransformerBlock(keras.layers.Layer):
     def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         policy: dict[str, Any] = {"dtype": self.dtype_policy}
-        self.norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm1", **policy)
+        self.norm1 = LayerNorm(epsilon=epsilon, name="norm1", **policy)
         self.attn = SelfAttention(heads, causal=causal, name="attn", **policy)
-        self.norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="norm2", **policy)
+        self.norm2 = LayerNorm(epsilon=epsilon, name="norm2", **policy)
         self.mlp = FeedForward(hidden, name="mlp", **policy)
 
     def build(self, input_shape: Shape) -> None:

@@ -59,10 +59,8 @@ class Convolution(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.convert_to_tensor(self.kernel)
-        outputs = convolve(inputs, kernel, self.strides, self._margins, self.depthwise, bool(training))
-        if self.bias is not None:
-            outputs += ops.convert_to_tensor(self.bias)  # in place where there is one, on PyTorch
-        return outputs
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return convolve(inputs, kernel, self.strides, self._margins, self.depthwise, bias, bool(training))
 
     @property
     def _margins(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """One convolution, computed the way that is fast on the backend in use. All ways give the same sums.
 
 Keras' own channels-last convolution is exact everywhere but not fast everywhere: on PyTorch it copies every
-feature map to channels-first and back, and XLA compiles depthwise kernels for CPUs to code that runs some 25 times
-slower than the arithmetic takes. Measured by benchmarks/inference.py.
+feature map to channels-first and back, pads and adds the bias in passes of their own, and XLA compiles depthwise
+kernels for CPUs to code that runs some 25 times slower than the arithmetic takes. Measured by benchmarks/inference.py.
 """
 
 from functools import cache
@@ -13,12 +13,19 @@ from keras import ops
 from keras.src.utils.jax_utils import is_in_jax_tracing_scope
 
 from ..types import Tensor
+from . import torch_functions
 
 
 def convolve(
-    inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, int], depthwise: bool, training: bool
+    inputs: Tensor,
+    kernel: Tensor,
+    strides: int,
+    padding: tuple[int, int],
+    depthwise: bool,
+    bias: Tensor | None,
+    training: bool,
 ) -> Tensor:
-    """A convolution without bias, padded with zeros on both sides alike.
+    """A convolution, padded with zeros on both sides alike.
 
     Args:
         inputs: float (batch, height, width, channels).
@@ -28,26 +35,40 @@ def convolve(
         padding: (rows above and below, columns left and right).
         depthwise: whether each channel is convolved on its own. Output channel c * multiplier + m then comes from
             input channel c.
+        bias: float (filters,), if there is one.
         training: whether gradients will be asked for. They are right in any case, but those of sums of shifted
             inputs take XLA minutes to compile.
     """
+    if keras.backend.backend() == "torch":
+        return _convolve_in_torch(inputs, kernel, strides, padding, depthwise, bias)
     if depthwise and not training and _is_xla_on_cpu() and is_in_jax_tracing_scope(inputs):
-        return _sum_of_shifted(inputs, kernel, strides, padding)
+        outputs = _sum_of_shifted(inputs, kernel, strides, padding)
+    else:
+        outputs = _convolve_in_keras(inputs, kernel, strides, padding, depthwise)
+    return outputs if bias is None else outputs + bias
+
+
+def _convolve_in_torch(
+    inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, int], depthwise: bool, bias: Tensor | None
+) -> Tensor:
     if strides > 1 and tuple(kernel.shape[:2]) == (1, 1) and not any(padding):
         # PyTorch's backward pass of this convolution, over images of three channels, writes outside its memory.
         inputs, strides = inputs[:, ::strides, ::strides], 1
+    groups = inputs.shape[-1] if depthwise else 1
+    if depthwise:
+        kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    return torch_functions.conv2d(inputs, kernel, bias, strides, padding, groups)
+
+
+def _convolve_in_keras(
+    inputs: Tensor, kernel: Tensor, strides: int, padding: tuple[int, int], depthwise: bool
+) -> Tensor:
     is_same = strides == 1 and all(2 * pad + 1 == size for pad, size in zip(padding, kernel.shape[:2], strict=True))
     if not is_same and any(padding):
         inputs = ops.pad(inputs, [(0, 0), *((pad, pad) for pad in padding), (0, 0)])
     operation = ops.depthwise_conv if depthwise else ops.conv
     options = {"strides": strides, "padding": "same" if is_same else "valid"}
-    if keras.backend.backend() != "torch":
-        return operation(inputs, kernel, data_format="channels_last", **options)
-    # Transposed, a channels-last tensor is one of PyTorch's memory format of that name: nothing moves.
-    outputs = operation(
-        ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), kernel, data_format="channels_first", **options
-    )
-    return outputs.permute(0, 2, 3, 1)
+    return operation(inputs, kernel, data_format="channels_last", **options)
 
 
 @cache

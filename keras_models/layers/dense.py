@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from ..types import Tensor
+from . import torch_functions
 
 
 def _cpu() -> str:
@@ -88,10 +89,8 @@ def _affine_in_torch(inputs: Any, kernel: Any, bias: Any) -> Tensor:
     """inputs @ kernel + bias."""
     rows = inputs.reshape(-1, inputs.shape[-1])
     if rows.device.type == "cpu" and BY_CONVOLUTION and rows.shape[0] >= ROWS_FOR_CONVOLUTION:
-        # An image one pixel wide, in the memory format that PyTorch calls channels-last.
-        image = rows.reshape(1, -1, 1, rows.shape[-1]).permute(0, 3, 1, 2)
-        outputs = ops.conv(image, kernel[None, None], data_format="channels_first").permute(0, 2, 3, 1)
-        outputs += bias  # in place
+        one_wide = rows[None, :, None]  # an image
+        outputs = torch_functions.conv2d(one_wide, kernel[None, None], bias, strides=1, padding=(0, 0), groups=1)
     else:
         outputs = bias.addmm(rows, kernel)
     return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from ..types import Shape, Tensor
+from . import torch_functions
 
 BATCH_NORM_EPSILON = 1e-5
 
@@ -44,6 +45,16 @@ class BatchNorm(keras.layers.BatchNormalization):
         scale = gamma / ops.sqrt(variance + self.epsilon)
         outputs = ops.cast(inputs, dtype) * scale + (beta - mean * scale)
         return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class LayerNorm(keras.layers.LayerNormalization):
+    """keras.layers.LayerNormalization over the last axis, called on PyTorch without Keras' work around it."""
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if keras.backend.backend() == "torch" and self.compute_dtype == self.variable_dtype:
+            return torch_functions.layer_norm(inputs, self.gamma.value, self.beta.value, self.epsilon)
+        return super().call(inputs)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
