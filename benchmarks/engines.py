@@ -54,21 +54,34 @@ def in_torch(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[str
     torch.set_num_threads(2)
     batch = torch_inputs(tower, inputs)
 
-    def eager(model: Any, given: Any = batch) -> Run:
-        def run() -> Any:
-            with torch.inference_mode():
-                return model(given).numpy()
-
-        return run
-
     def exact() -> Run:
-        return eager(reference(folder, tower, "float64"), batch.double() if tower == "image" else batch)
+        return inferring(reference(folder, tower, "float64"), batch.double() if tower == "image" else batch)
 
     loaded = reference(folder, tower, "float32")
     yield EXACT, exact
-    yield BASELINE, lambda: eager(folded(loaded))
-    yield "PyTorch, as loaded", lambda: eager(loaded)
-    yield "PyTorch, reparameterised, torch.compile", lambda: eager(torch.compile(folded(loaded)))
+    yield BASELINE, lambda: inferring(folded(loaded), batch)
+    yield "PyTorch, as loaded", lambda: inferring(loaded, batch)
+    for how, options in compilers():
+        yield f"{BASELINE}, {how}", lambda options=options: inferring(torch.compile(folded(loaded), **options), batch)
+
+
+def inferring(model: Callable[[Any], Any], batch: Any) -> Run:
+    import torch
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(batch).numpy()
+
+    return run
+
+
+def compilers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The options of torch.compile that are worth a comparison."""
+    import torch
+
+    torch.compiler.reset()  # it keeps only so many programs of one function, and then runs it as it is
+    yield "torch.compile", {}
+    yield "torch.compile, weights frozen", {"options": {"freezing": True}}
 
 
 def in_onnxruntime(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[str, Callable[[], Run]]]:
@@ -161,17 +174,15 @@ def on_torch(encoder: Any, inputs: np.ndarray) -> Iterator[tuple[str, Callable[[
     torch.set_num_threads(2)
     batch = torch.from_numpy(inputs)
 
-    def eager(given: Any) -> Run:
-        def run() -> Any:
-            with torch.inference_mode():
-                return encoder(given, training=False).numpy()
+    def compute(given: Any) -> Any:
+        return encoder(given, training=False)
 
-        return run
-
-    yield "eager, channels last", lambda: eager(batch)
+    yield "eager, channels last", lambda: inferring(compute, batch)
     if batch.ndim == 4:  # the same values, stored as PyTorch stores images by default
         stored = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-        yield "eager, channels first", lambda: eager(stored)
+        yield "eager, channels first", lambda: inferring(compute, stored)
+    for how, options in compilers():
+        yield how, lambda options=options: inferring(torch.compile(compute, **options), batch)
 
 
 LIBRARIES = {"torch": in_torch, "onnxruntime": in_onnxruntime, "openvino": in_openvino}

@@ -53,6 +53,7 @@ def in_process(program: str, *arguments: str, backend: str = "tensorflow") -> Sa
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "OMP_NUM_THREADS": str(THREADS),
         "TF_NUM_INTRAOP_THREADS": str(THREADS),
+        "TF_ENABLE_ONEDNN_OPTS": "1",
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
