@@ -61,8 +61,8 @@ def in_torch(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[str
     yield EXACT, exact
     yield BASELINE, lambda: inferring(folded(loaded), batch)
     yield "PyTorch, as loaded", lambda: inferring(loaded, batch)
-    for how, options in compilers():
-        yield f"{BASELINE}, {how}", lambda options=options: inferring(torch.compile(folded(loaded), **options), batch)
+    torch.compiler.reset()  # it keeps only so many programs of one function, and then runs it as it is
+    yield f"{BASELINE}, torch.compile", lambda: inferring(torch.compile(folded(loaded)), batch)
 
 
 def inferring(model: Callable[[Any], Any], batch: Any) -> Run:
@@ -73,15 +73,6 @@ def inferring(model: Callable[[Any], Any], batch: Any) -> Run:
             return model(batch).numpy()
 
     return run
-
-
-def compilers() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The options of torch.compile that are worth a comparison."""
-    import torch
-
-    torch.compiler.reset()  # it keeps only so many programs of one function, and then runs it as it is
-    yield "torch.compile", {}
-    yield "torch.compile, weights frozen", {"options": {"freezing": True}}
 
 
 def in_onnxruntime(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[str, Callable[[], Run]]]:
@@ -181,8 +172,8 @@ def on_torch(encoder: Any, inputs: np.ndarray) -> Iterator[tuple[str, Callable[[
     if batch.ndim == 4:  # the same values, stored as PyTorch stores images by default
         stored = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
         yield "eager, channels first", lambda: inferring(compute, stored)
-    for how, options in compilers():
-        yield how, lambda options=options: inferring(torch.compile(compute, **options), batch)
+    torch.compiler.reset()  # as above
+    yield "torch.compile", lambda: inferring(torch.compile(compute), batch)
 
 
 LIBRARIES = {"torch": in_torch, "onnxruntime": in_onnxruntime, "openvino": in_openvino}

@@ -6,6 +6,7 @@ Reads benchmarks/results/, which the other programs write; measures nothing.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 BACKENDS = ("TensorFlow", "JAX", "PyTorch")
 AT_MOST = {"TensorFlow": 0.9, "JAX": 1.0, "PyTorch": 0.9}
 FORM_SPEEDUP = 1.5
+ERROR = 1.5
 LOADING, LOADING_PEAK, OWN_IMPORT = 1.0, 1.5, 0.3
 MAPPING, CONVERTING_PEAK = 3.0, 2.5
 
@@ -40,6 +42,16 @@ def inference(results: dict[str, Any]) -> Iterator[Line]:
                     yield "inference form / PyTorch's", case, best["inference"] / ms[BASELINE], bound
                 if best["inference"] is not None and best["train"] is not None and tower == "image":
                     yield "train form / inference form", case, best["train"] / best["inference"], f">= {FORM_SPEEDUP}"
+        errors = {way: _error_of_logits(rows, way) for way in dict.fromkeys(row["way"] for row in rows)}
+        for way, error in errors.items():
+            if error is not None and way.startswith("Keras"):
+                yield "error of logits / PyTorch's", f"{variant}, {way}", error / errors[BASELINE], f"<= {ERROR}"
+
+
+def _error_of_logits(rows: list[dict[str, Any]], way: str) -> float | None:
+    """Both towers' errors together, of their larger batches: over many features, those of a dot product of them."""
+    largest = {row["tower"]: row["error"] for row in sorted(rows, key=lambda row: row["batch"]) if row["way"] == way}
+    return math.hypot(*largest.values()) if len(largest) > 1 else None
 
 
 def _best(ms: dict[str, float], way: str) -> float | None:

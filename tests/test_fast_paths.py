@@ -1,11 +1,13 @@
 """The ways of computing that are chosen for speed give what the plain ones give, and its gradients."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import memory
-from mobileclip_keras.keras_models.layers import dense
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
@@ -85,11 +87,8 @@ def test_dense_convolution(kernel_size, strides: int, padding: int, use_bias: bo
     assert error(made, expected + bias if use_bias else expected) < EXACT
 
 
-@pytest.mark.parametrize("by_convolution", [False, True])  # PyTorch: on any CPU, what others do
-@pytest.mark.parametrize("rows", [3, dense.ROWS_FOR_CONVOLUTION])
-def test_dense_layer(monkeypatch: pytest.MonkeyPatch, rows: int, by_convolution: bool) -> None:
-    monkeypatch.setattr(dense, "BY_CONVOLUTION", by_convolution)
-    inputs = RANDOM.normal(size=(2, rows, 6))
+def test_dense_layer() -> None:
+    inputs = RANDOM.normal(size=(2, 3, 6))
     with float64_enabled(), kept("float64"):
         layer = Linear(7, dtype="float64")
         layer.build(inputs.shape)
@@ -175,6 +174,35 @@ def test_layer_norm_by_its_definition() -> None:
     centred = states - states.mean(-1, keepdims=True)
     expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-2) * gamma + beta
     assert error(made, expected) < EXACT
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as one program of the backend's own compiler; an error where it is not one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    import torch
+
+    # All of torch.compile but the translation to machine code, for which there may be no compiler.
+    return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+
+@pytest.mark.parametrize("form", ["train", "inference"])
+@pytest.mark.parametrize("towers", [("small_mci", "small_mct"), ("small_vit", "small_transformer_causal")])
+def test_towers_compile_to_one_program(small_towers: None, form: str, towers: tuple[str, str]) -> None:  # noqa: F811
+    model = small_model(*towers, form=form)
+    for encode, inputs in (
+        (model.encode_image, RANDOM.random((2, 64, 64, 3), "float32")),
+        (model.encode_text, RANDOM.integers(1, 400, (2, 77), "int32")),
+    ):
+        inputs = keras.ops.convert_to_tensor(inputs)
+        made, plain = (keras.ops.convert_to_numpy(way(inputs)) for way in (compiled(encode), encode))
+        assert error(made, plain) < 1e-5
 
 
 def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> None:  # noqa: F811

@@ -1,30 +1,12 @@
 """The dense layers of every tower."""
 
 import math
-import sys
 from typing import Any
 
 import keras
 from keras import ops
 
 from ..types import Tensor
-from . import torch_functions
-
-
-def _cpu() -> str:
-    """What PyTorch calls the processor; older ones say nothing of it."""
-    if keras.backend.backend() != "torch":
-        return ""
-    capabilities = getattr(sys.modules["torch"].cpu, "get_capabilities", None)
-    return capabilities().get("cpu_name", "") if capabilities else ""
-
-
-BY_CONVOLUTION = "AMD" in _cpu()
-"""Whether PyTorch's products are left to its convolution by one pixel. The library for the one is Intel's, and slow on
-processors of AMD's; on Intel's own, the detour by the other takes a third longer."""
-
-ROWS_FOR_CONVOLUTION = 1024
-"""With fewer rows, rearranging the kernel for a convolution takes longer than it saves."""
 
 TERMS_OF_GROUP = 64
 """At most so many products are added up one after the other in `product_of_vectors`."""
@@ -87,10 +69,5 @@ def _affine_in_tensorflow(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tenso
 
 def _affine_in_torch(inputs: Any, kernel: Any, bias: Any) -> Tensor:
     """inputs @ kernel + bias."""
-    rows = inputs.reshape(-1, inputs.shape[-1])
-    if rows.device.type == "cpu" and BY_CONVOLUTION and rows.shape[0] >= ROWS_FOR_CONVOLUTION:
-        one_wide = rows[None, :, None]  # an image
-        outputs = torch_functions.conv2d(one_wide, kernel[None, None], bias, strides=1, padding=(0, 0), groups=1)
-    else:
-        outputs = bias.addmm(rows, kernel)
+    outputs = bias.addmm(inputs.reshape(-1, inputs.shape[-1]), kernel)
     return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])
