@@ -49,10 +49,11 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
 class LayerNorm(keras.layers.LayerNormalization):
-    """keras.layers.LayerNormalization over the last axis, called on PyTorch without Keras' work around it."""
+    """keras.layers.LayerNormalization over the last axis; on PyTorch, of one dtype, without Keras' work around it."""
 
     def call(self, inputs: Tensor) -> Tensor:
-        if keras.backend.backend() == "torch" and self.compute_dtype == self.variable_dtype:
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if keras.backend.backend() == "torch" and dtype == self.compute_dtype == self.variable_dtype:
             return torch_functions.layer_norm(inputs, self.gamma.value, self.beta.value, self.epsilon)
         return super().call(inputs)
 
