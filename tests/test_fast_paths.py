@@ -11,7 +11,7 @@ from mobileclip_keras.keras_models import memory
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
-from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
+from mobileclip_keras.keras_models.layers.dense import LONGEST_SUM, Linear, VectorLinear
 from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
 from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
@@ -87,12 +87,13 @@ def test_dense_convolution(kernel_size, strides: int, padding: int, use_bias: bo
     assert error(made, expected + bias if use_bias else expected) < EXACT
 
 
-def test_dense_layer() -> None:
-    inputs = RANDOM.normal(size=(2, 3, 6))
+@pytest.mark.parametrize("length", [6, LONGEST_SUM, 2 * LONGEST_SUM + 76])  # one sum, and three
+def test_dense_layer(length: int) -> None:
+    inputs = RANDOM.normal(size=(2, 3, length))
     with float64_enabled(), kept("float64"):
         layer = Linear(7, dtype="float64")
         layer.build(inputs.shape)
-        kernel, bias = RANDOM.normal(size=(6, 7)), RANDOM.normal(size=7)
+        kernel, bias = RANDOM.normal(size=(length, 7)), RANDOM.normal(size=7)
         layer.set_weights([kernel, bias])
         assert error(apply(layer, inputs), inputs @ kernel + bias) < EXACT
 

@@ -41,7 +41,7 @@ def convolve(
     """
     if keras.backend.backend() == "torch":
         return _convolve_in_torch(inputs, kernel, strides, padding, depthwise, bias)
-    if depthwise and not training and _is_xla_on_cpu() and is_in_jax_tracing_scope(inputs):
+    if depthwise and not training and is_xla_on_cpu() and is_in_jax_tracing_scope(inputs):
         outputs = _sum_of_shifted(inputs, kernel, strides, padding)
     else:
         outputs = _convolve_in_keras(inputs, kernel, strides, padding, depthwise)
@@ -72,7 +72,8 @@ def _convolve_in_keras(
 
 
 @cache
-def _is_xla_on_cpu() -> bool:
+def is_xla_on_cpu() -> bool:
+    """Whether XLA compiles for CPUs what layers compute."""
     return keras.backend.backend() == "jax" and keras.distribution.list_devices()[0].startswith("cpu")
 
 

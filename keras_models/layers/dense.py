@@ -7,6 +7,10 @@ import keras
 from keras import ops
 
 from ..types import Tensor
+from .convolve import is_xla_on_cpu
+
+LONGEST_SUM = 512
+"""At most so many products are added up one after the other in XLA's matrix products on CPUs."""
 
 TERMS_OF_GROUP = 64
 """At most so many products are added up one after the other in `product_of_vectors`."""
@@ -20,10 +24,16 @@ class Linear(keras.layers.Dense):
     """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if self.bias is None or keras.backend.backend() == "jax":
-            return super().call(inputs, training=training)
-        affine = _affine_in_torch if keras.backend.backend() == "torch" else _affine_in_tensorflow
-        outputs = affine(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+        kernel = ops.convert_to_tensor(self.kernel)
+        if keras.backend.backend() == "jax":
+            outputs = _product_in_jax(inputs, kernel)
+            if self.bias is not None:
+                outputs += ops.convert_to_tensor(self.bias)
+        elif self.bias is None:
+            outputs = ops.matmul(inputs, kernel)
+        else:
+            affine = _affine_in_torch if keras.backend.backend() == "torch" else _affine_in_tensorflow
+            outputs = affine(inputs, kernel, ops.convert_to_tensor(self.bias))
         return outputs if self.activation is None else self.activation(outputs)
 
 
@@ -57,6 +67,20 @@ def product_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
         return ops.matmul(inputs, kernel)
     parts = ops.transpose(ops.reshape(inputs, (-1, length // group, group)), (1, 0, 2))
     return ops.sum(ops.matmul(parts, ops.reshape(kernel, (length // group, group, units))), axis=0)
+
+
+def _product_in_jax(inputs: Tensor, kernel: Tensor) -> Tensor:
+    """inputs @ kernel, on CPUs as the sum of shorter products.
+
+    On processors without AVX-512, XLA adds up all that a product sums one after the other. The errors of the longest,
+    at the end of each feed-forward, made features 1.8 times as wrong as PyTorch's, whose library adds up in parts, too.
+    """
+    length = kernel.shape[0]
+    if length <= LONGEST_SUM or not is_xla_on_cpu():
+        return ops.matmul(inputs, kernel)
+    starts = range(0, length, LONGEST_SUM)
+    parts = [ops.matmul(inputs[..., i : i + LONGEST_SUM], kernel[i : i + LONGEST_SUM]) for i in starts]
+    return sum(parts[1:], start=parts[0])
 
 
 def _affine_in_tensorflow(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
