@@ -66,6 +66,7 @@ def in_torch(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[str
 
 
 def inferring(model: Callable[[Any], Any], batch: Any) -> Run:
+    """A run of a function of PyTorch's on a batch, without gradients."""
     import torch
 
     def run() -> Any:
