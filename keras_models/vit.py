@@ -88,7 +88,7 @@ class VisionTransformer(keras.layers.Layer):
         for block in self.blocks[:-1]:
             tokens = run(block, tokens)
         class_token = ops.zeros((ops.shape(tokens)[0], 1), dtype="int32")
-        return run(self.norm, run(self.blocks[-1], tokens, position=class_token)[:, 0])
+        return run(self.norm, run(self.blocks[-1], tokens, positions=class_token)[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import memory
+from mobileclip_keras.keras_models.architectures import FORMS
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
@@ -16,7 +17,7 @@ from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerN
 from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
-from .support import error, small_model, small_towers  # noqa: F401
+from .support import SMALL_TEXT_TOWERS, error, small_model, small_towers  # noqa: F401
 
 pytestmark = pytest.mark.backend
 
@@ -24,7 +25,7 @@ RANDOM = np.random.default_rng(0)
 EXACT = 1e-12
 
 
-def apply(layer: keras.layers.Layer, inputs: np.ndarray) -> np.ndarray:
+def apply(layer: Callable[[Any], Any], inputs: np.ndarray) -> np.ndarray:
     """What a layer makes of a batch; compiled on JAX, as the layers of a tower are."""
     run = layer
     if keras.backend.backend() == "jax":
@@ -132,9 +133,9 @@ def test_batch_norm_is_not_off_to_one_side() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_one_position_of_a_block_is_that_of_all(causal: bool) -> None:
-    states = RANDOM.normal(size=(3, 6, 8))
-    position = np.array([[5], [0], [3]], "int32")
+@pytest.mark.parametrize("positions", [[[5], [0], [3]], [[1, 2, 2, 5], [0, 0, 1, 5], [5, 4, 3, 0]]])
+def test_some_positions_of_a_block_are_those_of_all(positions: list[list[int]], causal: bool) -> None:
+    states, wanted = RANDOM.normal(size=(3, 6, 8)), np.array(positions, "int32")
     with float64_enabled(), kept("float64"):
         block = TransformerBlock(2, 16, causal=causal, dtype="float64")
         block.build(states.shape)
@@ -142,8 +143,40 @@ def test_one_position_of_a_block_is_that_of_all(causal: bool) -> None:
             variable.assign(RANDOM.normal(size=variable.shape))
         states = keras.ops.convert_to_tensor(states)
         whole = keras.ops.convert_to_numpy(block(states))
-        alone = keras.ops.convert_to_numpy(block(states, position=keras.ops.convert_to_tensor(position)))
-    assert error(alone[:, 0], np.take_along_axis(whole, position[:, :, None], axis=1)[:, 0]) < EXACT
+        alone = keras.ops.convert_to_numpy(block(states, positions=keras.ops.convert_to_tensor(wanted)))
+    assert error(alone, np.take_along_axis(whole, wanted[:, :, None], axis=1)) < EXACT
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention_at_some_positions(quantized: bool, qkv_bias: bool) -> None:
+    states, positions = RANDOM.normal(size=(2, 6, 8)).astype("float32"), np.array([[5, 1], [0, 3]], "int32")
+    layer = SelfAttention(2, qkv_bias=qkv_bias)
+    layer.build(states.shape)
+    for variable in layer.weights:
+        variable.assign(RANDOM.normal(size=variable.shape))
+    if quantized:
+        layer.qkv.quantize("int8", type_check=False)  # which Keras refuses to subclasses of its Dense
+    whole = keras.ops.convert_to_numpy(layer(states))
+    alone = keras.ops.convert_to_numpy(layer(states, positions=keras.ops.convert_to_tensor(positions)))
+    assert error(alone, np.take_along_axis(whole, positions[:, :, None], axis=1)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "tower, form",
+    [("small_mct", form) for form in FORMS] + [(name, "train") for name in SMALL_TEXT_TOWERS if name != "small_mct"],
+)
+@pytest.mark.parametrize("length", [77, 12, 1])
+def test_a_text_tower_computes_what_the_end_of_a_text_needs(tower: str, form: str, length: int) -> None:
+    """Wherever the end stands: a window around it may reach beyond both ends of the text."""
+    ends = sorted({0, length // 3, length - 1})
+    tokens = RANDOM.integers(1, 100, (len(ends), length)).astype("int32")
+    tokens[range(len(ends)), ends] = 49407
+    with float64_enabled():
+        encoder = small_model(None, tower, "float64", form=form).text_encoder
+        whole = apply(lambda inputs: encoder.stage_outputs(inputs)["features"], tokens)
+        made = apply(encoder, tokens)
+    assert error(made, whole) < EXACT
 
 
 @pytest.mark.parametrize("causal", [False, True])

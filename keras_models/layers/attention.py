@@ -23,8 +23,8 @@ class SelfAttention(keras.layers.Layer):
         qkv_bias: whether the packed projection has a bias.
         causal: whether a position sees only itself and those before it.
 
-    Inputs and outputs are (batch, length, channels). With `position`, (batch, 1) integers, only the output at that
-    position of each row is computed: (batch, 1, channels). Source: arXiv 1706.03762, section 3.2.
+    Inputs and outputs are (batch, length, channels). With `positions`, integers (batch, wanted), only the outputs at
+    those positions of each row are computed: (batch, wanted, channels). Source: arXiv 1706.03762, section 3.2.
     """
 
     def __init__(self, heads: int, qkv_bias: bool = True, causal: bool = False, **kwargs: Any) -> None:
@@ -42,38 +42,56 @@ class SelfAttention(keras.layers.Layer):
         self.proj.build(input_shape)
         self.head_dim = channels // self.heads
 
-    def call(self, inputs: Tensor, position: Tensor | None = None) -> Tensor:
+    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
+        if positions is not None:
+            return self._call_at(inputs, positions)
         packed = run(self.qkv, inputs)
-        if keras.backend.backend() == "torch" and position is None:
+        if keras.backend.backend() == "torch":
             return run(self.proj, torch_functions.attention(packed, self.heads, self.causal))
-        length = ops.shape(inputs)[1]
+        length, channels = ops.shape(inputs)[1], inputs.shape[-1]
         packed = ops.reshape(packed, (-1, length, 3, self.heads, self.head_dim))
-        query, key, value = (packed[:, :, part] for part in range(3))
-        mask = None
-        if position is not None:
-            query = at(query, position)
-            if self.causal:
-                mask = (ops.arange(length)[None, :] <= position)[:, None, None, :]
-        attended = self._attend(query, key, value, mask, self.causal and position is None)
-        return run(self.proj, ops.reshape(attended, (-1, ops.shape(query)[1], self.heads * self.head_dim)))
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, causal: bool) -> Tensor:
-        """Written out, which graph compilers arrange best. All are (batch, length, heads, channels of a head)."""
-        query, key, value = (ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value))
+        # Written out, which graph compilers arrange best.
+        query, key, value = (ops.transpose(packed[:, :, part], (0, 2, 1, 3)) for part in range(3))
         scores = ops.matmul(query * self.head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        if causal:
-            place = ops.arange(ops.shape(scores)[-1])
-            mask = place[None, :] <= place[:, None]
-        if mask is not None:
-            scores = ops.where(mask, scores, -float("inf"))
-        return ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), value), (0, 2, 1, 3))
+        if self.causal:
+            place = ops.arange(length)
+            scores = ops.where(place[None, :] <= place[:, None], scores, -float("inf"))
+        attended = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), value), (0, 2, 1, 3))
+        return run(self.proj, ops.reshape(attended, (-1, length, channels)))
+
+    def _call_at(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        """For few positions, without the keys and values of all.
+
+        A query times a key, q (K x), is (q K) x, and a weighted sum of values, sum of a (V x), is V (sum of a x): so
+        both products are with what the positions wanted have in place of what all have. The keys' bias adds the same
+        to all scores of a query, which changes no weight.
+        """
+        if getattr(self.qkv, "quantization_mode", None) is not None:  # its kernel is no matrix of numbers to multiply
+            return at(self.call(inputs), positions)
+        channels = inputs.shape[-1]
+        split = (channels, 3, self.heads, self.head_dim)
+        to_query, to_key, to_value = ops.unstack(ops.reshape(ops.convert_to_tensor(self.qkv.kernel), split), axis=1)
+        query = ops.einsum("bnc,chd->bnhd", at(inputs, positions), to_query)
+        if self.qkv_bias:
+            query_bias, _, value_bias = ops.unstack(ops.reshape(ops.convert_to_tensor(self.qkv.bias), split[1:]))
+            query += query_bias
+        scores = ops.einsum("bnhd,chd->bhnc", query * self.head_dim**-0.5, to_key)
+        scores = ops.einsum("bhnc,blc->bhnl", scores, inputs)
+        if self.causal:
+            seen = ops.arange(ops.shape(inputs)[1]) <= positions[:, None, :, None]
+            scores = ops.where(seen, scores, -float("inf"))
+        attended = ops.einsum("bhnl,blc->bhnc", ops.softmax(scores, axis=-1), inputs)
+        attended = ops.einsum("bhnc,chd->bnhd", attended, to_value)
+        if self.qkv_bias:
+            attended += value_bias
+        return run(self.proj, ops.reshape(attended, (-1, ops.shape(positions)[1], channels)))
 
 
-def at(states: Tensor, position: Tensor) -> Tensor:
-    """(batch, 1, ...): what stands at one position of each row.
+def at(states: Tensor, positions: Tensor) -> Tensor:
+    """(batch, wanted, channels): what stands at some positions of each row.
 
     Args:
-        states: (batch, length, ...).
-        position: integers, (batch, 1).
+        states: (batch, length, channels).
+        positions: integers, (batch, wanted).
     """
-    return ops.take_along_axis(states, ops.reshape(position, (-1, *(1,) * (len(states.shape) - 1))), axis=1)
+    return ops.take_along_axis(states, positions[:, :, None], axis=1)

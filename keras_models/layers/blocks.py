@@ -25,7 +25,9 @@ class RepMixerBlock(keras.layers.Layer):
         mixer_scale_branch: whether the mixer has a 1 x 1 branch.
         form: one of architectures.FORMS.
 
-    Inputs and outputs are (batch, height, width, channels).
+    Inputs and outputs are (batch, height, width, channels). With `inside`, the inputs are a window of `reach` columns
+    on either side of one, and only the output of that column is computed: (batch, height, 1, channels). `inside`,
+    (batch, 1, width, 1), is 0 for columns beyond the edge, which convolutions pad with zeros, and else 1.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RepMixerBlock(keras.layers.Layer):
         self.token_mixer = RepMixer(channels, mixer_kernel, mixer_scale_branch, name="token_mixer", **common)
         self.mlp = ConvFeedForward(hidden, ffn_kernel, name="mlp", **common)
         self.layer_scale = None if form == "inference" else LayerScale(dtype=self.dtype_policy, name="layer_scale")
+        self.reach = mixer_kernel[1] // 2 + ffn_kernel[1] // 2
 
     def build(self, input_shape: Shape) -> None:
         self.token_mixer.build(input_shape)
@@ -50,9 +53,15 @@ class RepMixerBlock(keras.layers.Layer):
         if self.layer_scale is not None:
             self.layer_scale.build(input_shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        mixed = run(self.token_mixer, inputs, training=training)
-        outputs = _scaled(self.layer_scale, run(self.mlp, mixed, training=training))
+    def call(self, inputs: Tensor, training: bool | None = None, inside: Tensor | None = None) -> Tensor:
+        mixed = run(self.token_mixer, inputs if inside is None else inputs * inside, training=training)
+        if inside is None:
+            outputs = run(self.mlp, mixed, training=training)
+        else:
+            middle = slice(self.reach, self.reach + 1)
+            outputs = run(self.mlp, mixed * inside, training=training, columns=middle)
+            mixed = mixed[:, :, middle]
+        outputs = _scaled(self.layer_scale, outputs)
         outputs += mixed  # in place where there is one, on PyTorch
         return outputs
 
@@ -119,9 +128,9 @@ class TransformerBlock(keras.layers.Layer):
         causal: whether a position sees only itself and those before it.
         epsilon: of both LayerNorms.
 
-    Inputs and outputs are (batch, length, channels). With `position`, (batch, 1) integers, only the output at that
-    position of each row is computed: (batch, 1, channels). A last block of which one position is used need do no
-    more, which saves some 7 % of a tower of twelve.
+    Inputs and outputs are (batch, length, channels). With `positions`, integers (batch, wanted), only the outputs at
+    those positions of each row are computed: (batch, wanted, channels). A last block of which one position is used
+    need do no more, which saves 8 % of a tower of twelve.
     """
 
     def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -136,9 +145,9 @@ class TransformerBlock(keras.layers.Layer):
         for part in (self.norm1, self.attn, self.norm2, self.mlp):
             part.build(input_shape)
 
-    def call(self, inputs: Tensor, position: Tensor | None = None) -> Tensor:
-        attended = run(self.attn, run(self.norm1, inputs), position=position)
-        attended += inputs if position is None else at(inputs, position)
+    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
+        attended = run(self.attn, run(self.norm1, inputs), positions=positions)
+        attended += inputs if positions is None else at(inputs, positions)
         outputs = run(self.mlp, run(self.norm2, attended))
         outputs += attended
         return outputs

@@ -45,7 +45,8 @@ class ConvFeedForward(keras.layers.Layer):
         kernel_size: (height, width) of the depthwise kernel.
         form: one of architectures.FORMS; in the inference form the batch norm is part of the convolution.
 
-    Inputs and outputs are (batch, height, width, channels). Source: FastViT (arXiv 2303.14189, section 3.3).
+    Inputs and outputs are (batch, height, width, channels). With `columns`, only those of the width are computed.
+    Source: FastViT (arXiv 2303.14189, section 3.3).
     """
 
     def __init__(self, hidden: int, kernel_size: tuple[int, int] = (7, 7), form: str = "train", **kwargs: Any) -> None:
@@ -67,9 +68,9 @@ class ConvFeedForward(keras.layers.Layer):
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None, columns: slice | None = None) -> Tensor:
         mixed = run(self.conv, inputs, training=training)
-        return feed_forward(self.fc1, self.fc2, mixed)
+        return feed_forward(self.fc1, self.fc2, mixed if columns is None else mixed[:, :, columns])
 
 
 def feed_forward(fc1: Linear, fc2: Linear, inputs: Tensor) -> Tensor:
