@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from .layers.initializers import to_be_overwritten
+from .memory import no_collection
 from .model import MobileClipModel
 
 
@@ -18,7 +19,7 @@ def copy_model(model: MobileClipModel, dtype: str | None = None) -> MobileClipMo
     config = model.get_config()
     if dtype is not None:
         set_dtype(config, dtype)
-    with to_be_overwritten():
+    with to_be_overwritten(), no_collection():
         copy = MobileClipModel.from_config(config)
     for source, target in zip(model.weights, copy.weights, strict=True):
         target.assign(source)

@@ -22,7 +22,7 @@ from .layers.branches import ConditionalPositionalEncoding, LargeKernelConv, Mob
 from .layers.convolution import ConvNorm, Convolution
 from .layers.initializers import to_be_overwritten
 from .layers.normalization import BatchNorm
-from .memory import fill
+from .memory import fill, no_collection
 from .text import TextBackbone
 from .vit import VisionTransformer
 
@@ -55,7 +55,7 @@ def fold_tower(tower: Any, form: str, dtype: str | None = None) -> Any:
     config = {**tower.get_config(), "form": form}
     if dtype is not None:
         config["dtype"] = dtype
-    with to_be_overwritten():
+    with to_be_overwritten(), no_collection():
         folded = type(tower).from_config(config)
     fold(tower.backbone, folded.backbone)
     _copy(tower.projection, folded.projection)

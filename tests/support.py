@@ -55,7 +55,7 @@ REFERENCES = {
     "timm__vit_base_mci_224": "mobileclip2_b",
 }
 S0, B = "apple__mobileclip_s0", "apple__mobileclip_b"
-LARGE_TOWERS = ("mci3", "mci4", "vit_l14")
+LARGE_TOWERS = ("mci4", "vit_l14")
 
 Arrays = dict[str, np.ndarray]
 

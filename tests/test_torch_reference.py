@@ -47,7 +47,7 @@ TOWERS: dict[str, tuple[str, str | None, int]] = {
     "timm__fastvit_mci4": ("mci4", None, 256),
     "timm__vit_base_mci_224": ("vit_b16", None, 224),
 }
-LARGE = {"mci3", "mci4", "vit_l14"}
+LARGE = {"mci4", "vit_l14"}
 S0, B = "apple__mobileclip_s0", "apple__mobileclip_b"
 
 

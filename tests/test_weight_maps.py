@@ -27,7 +27,7 @@ from mobileclip_keras.weight_maps.table import (
     write_rows,
 )
 
-from .support import LARGE_TOWERS, REFERENCES, get_variant, manifest, marked
+from .support import REFERENCES, get_variant, manifest
 
 FILES = {path.name: read_rows(path) for path in sorted(TABLES.glob("*.tsv"))}
 ROWS = [row for rows in FILES.values() for row in rows]
@@ -141,7 +141,7 @@ def tower_of(table: str) -> str:
 FORMS_OF_TOWERS = sorted({(name.split(".")[0], name.split(".")[2]) for name in FILES})
 
 
-@pytest.mark.parametrize(("tower", "form"), marked(FORMS_OF_TOWERS, lambda pair: pair[0] in LARGE_TOWERS))
+@pytest.mark.parametrize(("tower", "form"), FORMS_OF_TOWERS)
 def test_rows_of_every_layout_are_the_variables_of_the_keras_model(tower: str, form: str) -> None:
     with to_be_overwritten():
         if tower in IMAGE_TOWERS:
