@@ -88,7 +88,7 @@ def test_dense_convolution(kernel_size, strides: int, padding: int, use_bias: bo
     assert error(made, expected + bias if use_bias else expected) < EXACT
 
 
-@pytest.mark.parametrize("length", [6, LONGEST_SUM, 2 * LONGEST_SUM + 76])  # one sum, and three
+@pytest.mark.parametrize("length", [6, LONGEST_SUM, 2 * LONGEST_SUM + 76])  # one sum, and five
 def test_dense_layer(length: int) -> None:
     inputs = RANDOM.normal(size=(2, 3, length))
     with float64_enabled(), kept("float64"):

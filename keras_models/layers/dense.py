@@ -10,7 +10,10 @@ from ..types import Tensor
 from .convolve import is_xla_on_cpu
 
 LONGEST_SUM = 512
-"""At most so many products are added up one after the other in XLA's matrix products on CPUs."""
+"""XLA's matrix products on CPUs that add up more terms than this are taken in parts."""
+
+TERMS_OF_PART = 256
+"""At most so many terms are added up one after the other in each of those parts."""
 
 TERMS_OF_GROUP = 64
 """At most so many products are added up one after the other in `product_of_vectors`."""
@@ -74,12 +77,13 @@ def _product_in_jax(inputs: Tensor, kernel: Tensor) -> Tensor:
 
     On processors without AVX-512, XLA adds up all that a product sums one after the other. The errors of the longest,
     at the end of each feed-forward, made features 1.8 times as wrong as PyTorch's, whose library adds up in parts, too.
+    Products that are not as long are left whole: their kernels would be copied, which takes as long as one text.
     """
     length = kernel.shape[0]
     if length <= LONGEST_SUM or not is_xla_on_cpu():
         return ops.matmul(inputs, kernel)
-    starts = range(0, length, LONGEST_SUM)
-    parts = [ops.matmul(inputs[..., i : i + LONGEST_SUM], kernel[i : i + LONGEST_SUM]) for i in starts]
+    starts = range(0, length, TERMS_OF_PART)
+    parts = [ops.matmul(inputs[..., i : i + TERMS_OF_PART], kernel[i : i + TERMS_OF_PART]) for i in starts]
     return sum(parts[1:], start=parts[0])
 
 
