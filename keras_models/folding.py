@@ -3,8 +3,9 @@
 A batch norm in inference is x -> a x + b per channel, so it folds into what comes before it or, where nothing is
 padded in between, after it; parallel branches add up to one kernel; a skip is a kernel that is 1 in its centre;
 a layer scale multiplies the columns of the projection before it. All arithmetic is in float64 on the host and is
-rounded once, to the dtype of the new model. Sources: RepVGG (arXiv 2101.03697, section 3.3), MobileOne (arXiv
-2206.04040, section 3.2), FastViT (arXiv 2303.14189, equations 2 to 4).
+rounded once, to the dtype of the new model; depthwise kernels so that the sums of their taps stay as they are.
+Sources: RepVGG (arXiv 2101.03697, section 3.3), MobileOne (arXiv 2206.04040, section 3.2), FastViT (arXiv 2303.14189,
+equations 2 to 4).
 """
 
 from collections.abc import Iterable
@@ -235,8 +236,27 @@ def _fold_branches(source: Any, target: Any) -> None:
         _copy(source, target)
     else:
         folded = linear(source)
-        fill(convolution.kernel, folded.kernel.reshape(convolution.kernel.shape))
+        kernel = _rounded(folded.kernel, convolution.kernel.dtype) if convolution.depthwise else folded.kernel
+        fill(convolution.kernel, kernel.reshape(convolution.kernel.shape))
         fill(convolution.bias, folded.bias)
+
+
+def _rounded(kernel: np.ndarray, dtype: str) -> np.ndarray:
+    """A depthwise kernel rounded to `dtype`, the sum of each channel's taps kept.
+
+    A tap that a skip is folded into is about 1, and rounding it is an error as large as rounding an activation: but the
+    same at every position of every image, which no average over positions takes out. So each tap, the largest first,
+    hands its rounding error on to the next, and only that of the smallest is left.
+    """
+    taps = kernel.reshape(-1, kernel.shape[-1])
+    rounded, left_over = np.empty(taps.shape, keras.backend.standardize_dtype(dtype)), np.zeros(taps.shape[-1])
+    for largest in np.argsort(-np.abs(taps), axis=0)[:, None]:
+        exact = np.take_along_axis(taps, largest, axis=0) + left_over
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and hands nothing on
+            nearest = exact.astype(rounded.dtype)
+        np.put_along_axis(rounded, largest, nearest, axis=0)
+        left_over = np.where(np.isfinite(nearest), exact - nearest.astype(np.float64), 0.0)
+    return rounded.reshape(kernel.shape)
 
 
 def _fold_feed_forward(source: Any, source_scale: Any, target: Any, target_scale: Any) -> None:

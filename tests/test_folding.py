@@ -1,15 +1,17 @@
 """Reparameterisation: the same function with fewer weights."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.architectures import FORMS, IMAGE_TOWERS, TEXT_TOWERS
-from mobileclip_keras.keras_models.folding import linear
+from mobileclip_keras.keras_models.folding import fold, linear
 from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.layers.convolution import Convolution
+from mobileclip_keras.keras_models.layers.branches import RepMixer
+from mobileclip_keras.keras_models.layers.convolution import ConvNorm, Convolution
 from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.model import MobileClipModel
@@ -83,6 +85,43 @@ def test_image_towers_fold_on_every_backend(tower: str) -> None:
 def test_text_towers_fold_on_every_backend(tower: str) -> None:
     with float64_enabled():
         check_folding(small_model(None, tower, "float64"), 0)
+
+
+# --- Rounding ---
+
+
+@pytest.mark.parametrize(("dtype", "epsilon"), [("float32", 2**-23), ("float16", 2**-10), ("bfloat16", 2**-7)])
+def test_rounding_a_skip_into_a_kernel_keeps_the_sum_of_its_taps(dtype: str, epsilon: float) -> None:
+    """A RepMixer's middle tap is about 1; what rounding it adds is the same at every position of every image."""
+    mixer = RepMixer(64)
+    mixer.build((None, 8, 8, 64))
+    for variable in mixer.weights:
+        variable.assign(np.random.default_rng(len(variable.path)).uniform(0.01, 1.0, variable.shape))
+    folded = RepMixer(64, form="inference", dtype=dtype)
+    folded.build((None, 8, 8, 64))
+    fold(mixer, folded)
+    exact = linear(mixer).kernel.reshape(9, 64)
+    kernel = _as_float64(folded.reparam_conv.kernel).reshape(9, 64)
+    assert np.all(np.abs(kernel - exact).max(0) <= epsilon * np.abs(exact).max(0))
+    rounded = _as_float64(keras.ops.cast(exact, dtype))
+    plain, kept = (np.sqrt(np.mean((taps.sum(0) - exact.sum(0)) ** 2)) for taps in (rounded, kernel))
+    assert plain > epsilon / 10
+    assert kept < plain / 10
+
+
+def _as_float64(values: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.ops.cast(values, "float32")).astype(np.float64)
+
+
+def test_what_is_too_large_for_the_dtype_does_not_touch_its_neighbours() -> None:
+    source = ConvNorm(2, (1, 3), depthwise=True)
+    target = Convolution(2, (1, 3), depthwise=True, use_bias=True, dtype="float16")
+    for layer in (source, target):
+        layer.build((None, 4, 4, 2))
+    source.conv.kernel.assign(np.reshape([1e6, 1.0, 0.5, -2e6, 0.25, 3.0], (1, 3, 2, 1)))
+    fold(source, target)
+    expected = np.reshape([np.inf, 1.0, 0.5, -np.inf, 0.25, 3.0], (1, 3, 2, 1))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(target.kernel), expected, rtol=0.002)
 
 
 # --- What is left, and what is kept ---
