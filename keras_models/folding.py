@@ -245,17 +245,17 @@ def _rounded(kernel: np.ndarray, dtype: str) -> np.ndarray:
     """A depthwise kernel rounded to `dtype`, the sum of each channel's taps kept.
 
     A tap that a skip is folded into is about 1, and rounding it is an error as large as rounding an activation: but the
-    same at every position of every image, which no average over positions takes out. So each tap, the largest first,
-    hands its rounding error on to the next, and only that of the smallest is left.
+    same at every position of every image, which no average over positions takes out. The smallest tap, which can say it
+    most finely, makes up for what rounding has taken from the others.
     """
     taps = kernel.reshape(-1, kernel.shape[-1])
-    rounded, left_over = np.empty(taps.shape, keras.backend.standardize_dtype(dtype)), np.zeros(taps.shape[-1])
-    for largest in np.argsort(-np.abs(taps), axis=0)[:, None]:
-        exact = np.take_along_axis(taps, largest, axis=0) + left_over
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and hands nothing on
-            nearest = exact.astype(rounded.dtype)
-        np.put_along_axis(rounded, largest, nearest, axis=0)
-        left_over = np.where(np.isfinite(nearest), exact - nearest.astype(np.float64), 0.0)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and nothing can make up for it
+        rounded = taps.astype(keras.backend.standardize_dtype(dtype))
+    taken = (taps - rounded.astype(np.float64)).sum(axis=0)
+    smallest = np.abs(taps).argmin(axis=0)[None]
+    taken = np.where(np.isfinite(taken), taken, 0.0)
+    made_up = np.take_along_axis(rounded, smallest, axis=0).astype(np.float64) + taken
+    np.put_along_axis(rounded, smallest, made_up.astype(rounded.dtype), axis=0)
     return rounded.reshape(kernel.shape)
 
 
