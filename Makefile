@@ -15,10 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# TensorFlow keeps the memory of large tensors for the next ones, in place of getting it from the system each time: a
-# tenth of the suite's time.
 QUIET_CPU = CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
-	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1 TF_CPU_ALLOCATOR_USE_BFC=1
+	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1
 # With what one process is done with, another begins on: no file keeps one waiting for the other.
 PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
