@@ -9,19 +9,24 @@ import json
 import tempfile
 import time
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import keras
 import typer
+from arguments import JSON, NAMES
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
 from mobileclip_keras.converters.convert import VerificationError, convert
 from mobileclip_keras.converters.identify import kinds
-from mobileclip_keras.keras_models.registry import VARIANTS, get_variant
+from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.verify import synthetic
+
+Layout = StrEnum("Layout", ["apple", "open_clip", "timm"])
+SourceForm = StrEnum("SourceForm", ["train", "reparameterized"])
 
 
 def measure(name: str, layout: str, form: str) -> dict[str, Any] | None:
@@ -51,13 +56,12 @@ def measure(name: str, layout: str, form: str) -> dict[str, Any] | None:
 
 
 def main(
-    variants: list[str],
-    layout: Annotated[list[str] | None, typer.Option(help="Layouts to verify, else the published.")] = None,
-    form: Annotated[list[str] | None, typer.Option(help="Forms of the checkpoint, else train.")] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="The file that results are added to.")] = None,
+    variants: Annotated[list[str], NAMES],
+    layout: Annotated[list[Layout] | None, typer.Option(help="Layouts to verify, else the published.")] = None,
+    form: Annotated[list[SourceForm] | None, typer.Option(help="Forms of the checkpoint, else train.")] = None,
+    out: Annotated[Path | None, JSON] = None,
 ) -> None:
-    """Prints and keeps the agreement of some variants ("all" for every one)."""
-    names = list(VARIANTS) if variants == ["all"] else variants
+    """Prints and keeps the agreement of some variants."""
     columns = (
         "variant",
         "layout",
@@ -71,7 +75,7 @@ def main(
     )
     table = Table(*columns)
     results = json.loads(out.read_text()) if out and out.exists() else {}
-    for name in names:
+    for name in variants:
         for wanted in layout or [get_variant(name).published.layout]:
             for source_form in form or ["train"]:
                 result = measure(name, wanted, source_form)
@@ -93,6 +97,8 @@ def main(
                     )
                 if out:
                     out.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    if not table.rows:
+        raise typer.BadParameter("No such checkpoint of these variants is published.")
     Console().print(table, f"Keras {keras.__version__} on {keras.backend.backend()}, synthetic checkpoints")
 
 

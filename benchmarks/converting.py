@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from arguments import NAMES, Backend, Repeats
 from rich.console import Console
 from rich.table import Table
 from samples import MIB, Sample, in_process, keep, measured, medians
@@ -129,9 +130,9 @@ def compare(variant: str, backend: str, repeats: int) -> dict[str, Any]:
 
 
 def main(
-    variants: Annotated[list[str] | None, typer.Argument()] = None,
-    backend: Annotated[str, typer.Option(help="Backend of Keras.")] = "tensorflow",
-    repeats: Annotated[int, typer.Option(help="Samples of each.")] = 3,
+    variants: Annotated[list[str] | None, NAMES] = None,
+    backend: Annotated[Backend, typer.Option(help="Backend of Keras.")] = Backend.tensorflow,
+    repeats: Repeats = 3,
     sample: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Prints and keeps the time and the memory that converting takes."""

@@ -17,11 +17,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from arguments import JSON, NAMES
 from engines import BASELINE, EXACT
 from rich.console import Console
 from rich.progress import track
@@ -193,25 +195,24 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-LIBRARIES = ["torch", "onnxruntime", "openvino", "keras-tensorflow", "keras-jax", "keras-torch"]
+LIBRARIES = ("torch", "onnxruntime", "openvino", "keras-tensorflow", "keras-jax", "keras-torch")
+Library = StrEnum("Library", {name: name for name in LIBRARIES})
 
 
 def main(
-    variants: list[str],
-    library: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(LIBRARIES)}; else all.")] = None,
-    rounds: Annotated[int, typer.Option(help="Samples of each way, and four times as many of a batch of one.")] = 9,
-    out: Annotated[Path, typer.Option("--json", help="The file that results are kept in.")] = RESULTS,
+    variants: Annotated[list[str], NAMES],
+    library: Annotated[list[Library] | None, typer.Option(help="Libraries to run it by, else all.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each way; of batches of one, four times as many.")] = 9,
+    out: Annotated[Path, JSON] = RESULTS,
 ) -> None:
     """Prints and keeps how fast some variants are."""
-    from mobileclip_keras.keras_models.registry import get_variant
-
     console = Console()
     # The baseline is always needed, first.
-    libraries = list(dict.fromkeys(["torch", *(library or LIBRARIES)]))
+    libraries = list(dict.fromkeys(["torch", *(library or Library)]))
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for variant in variants:
-        made = measure(get_variant(variant).name, libraries, rounds, console)
+        made = measure(variant, libraries, rounds, console)
         keep(out, {made[0]["variant"]: {"rows": made}})
         rows += made
     show(rows, console)

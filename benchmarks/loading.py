@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from arguments import NAMES, Backend, Repeats
 from rich.console import Console
 from rich.table import Table
 from samples import Sample, in_process, keep, measured, medians
@@ -156,9 +157,9 @@ def compare(variant: str, backends: list[str], repeats: int) -> dict[str, Any]:
 
 
 def main(
-    variants: Annotated[list[str] | None, typer.Argument()] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Backends of Keras; all where left out.")] = None,
-    repeats: Annotated[int, typer.Option(help="Samples of each.")] = 5,
+    variants: Annotated[list[str] | None, NAMES] = None,
+    backend: Annotated[list[Backend] | None, typer.Option(help="Backends of Keras; all where left out.")] = None,
+    repeats: Repeats = 5,
     sample: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Prints and keeps the time and the memory that loading takes."""
@@ -169,7 +170,7 @@ def main(
     columns = ("variant", "way", "imports, s", "own import, s", "load, s", "ratio", "peak / weights")
     table = Table(*columns, title="Loading; ratios to the faster of open_clip's", title_justify="left")
     for variant in variants or ["s2"]:
-        results = compare(variant, backend or ["tensorflow", "jax", "torch"], repeats)
+        results = compare(variant, backend or list(Backend), repeats)
         keep(RESULTS, results)
         for name, result in results.items():
             for way, taken in result["ways"].items():

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from arguments import NAMES
 from engines import BASELINE, LIBRARIES, in_keras
 from inference import BATCHES, prepare
 from rich.console import Console
@@ -111,7 +112,7 @@ def sample(library: str, folder: Path, tower: str, batch: int) -> dict[str, dict
 
 
 def main(
-    variants: Annotated[list[str] | None, typer.Argument()] = None,
+    variants: Annotated[list[str] | None, NAMES] = None,
     one: Annotated[str, typer.Option("--sample", hidden=True)] = "",
 ) -> None:
     """Prints and keeps where the time goes."""
@@ -119,11 +120,9 @@ def main(
         library, where, tower, batch = json.loads(one)
         print(json.dumps(sample(library, Path(where), tower, batch)))
         return
-    from mobileclip_keras.keras_models.registry import get_variant
-
     console = Console(width=140)
     table = Table("case", "way", "ms", *KINDS, REST, title="Share of the time")
-    for name in (get_variant(variant).name for variant in variants or ["s0", "s2"]):
+    for name in variants or ["mobileclip_s0", "mobileclip_s2"]:
         cases: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
             prepare(name, Path(folder))
