@@ -35,14 +35,14 @@ def inference(results: dict[str, Any]) -> Iterator[Line]:
         errors = {way: _error_of_logits(rows, way) for way in dict.fromkeys(row["way"] for row in rows)}
         wrong = {way for way, error in errors.items() if error is not None and error > ERROR * errors[BASELINE]}
         for tower, batch in dict.fromkeys((row["tower"], row["batch"]) for row in rows):
-            ms = {row["way"]: row["ms"] for row in rows if (row["tower"], row["batch"]) == (tower, batch)}
-            ms = {way: value for way, value in ms.items() if way not in wrong}  # a fast wrong way cannot win
+            ratios = {row["way"]: row["ratio"] for row in rows if (row["tower"], row["batch"]) == (tower, batch)}
+            ratios = {way: ratio for way, ratio in ratios.items() if way not in wrong}  # a fast wrong way cannot win
             for backend in BACKENDS:
                 case = f"{variant} {tower} x{batch}, Keras on {backend}"
-                best = {form: _best(ms, f"Keras on {backend}, {form} form") for form in FORMS}
+                best = {form: _best(ratios, f"Keras on {backend}, {form} form") for form in FORMS}
                 if best["inference"] is not None:
                     bound = f"<= {AT_MOST[backend]}"
-                    yield "inference form / PyTorch's", case, best["inference"] / ms[BASELINE], bound
+                    yield "inference form / PyTorch's", case, best["inference"], bound
                 if best["inference"] is not None and best["train"] is not None and tower == "image":
                     yield "train form / inference form", case, best["train"] / best["inference"], f">= {FORM_SPEEDUP}"
         for way, error in errors.items():
@@ -56,8 +56,8 @@ def _error_of_logits(rows: list[dict[str, Any]], way: str) -> float | None:
     return math.hypot(*largest.values()) if len(largest) > 1 else None
 
 
-def _best(ms: dict[str, float], way: str) -> float | None:
-    return min((value for name, value in ms.items() if name.startswith(way)), default=None)
+def _best(ratios: dict[str, float], way: str) -> float | None:
+    return min((value for name, value in ratios.items() if name.startswith(way)), default=None)
 
 
 def loading(results: dict[str, Any]) -> Iterator[Line]:
