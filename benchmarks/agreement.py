@@ -98,7 +98,7 @@ def main(
                 if out:
                     out.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
     if not table.rows:
-        raise typer.BadParameter("No such checkpoint of these variants is published.")
+        raise typer.BadParameter("These variants have no checkpoint in such a layout and form.")
     Console().print(table, f"Keras {keras.__version__} on {keras.backend.backend()}, synthetic checkpoints")
 
 
