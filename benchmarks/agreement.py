@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from mobileclip_keras.converters.convert import VerificationError, convert
-from mobileclip_keras.converters.identify import kinds
+from mobileclip_keras.converters.checkpoints.identify import kinds
+from mobileclip_keras.converters.conversion.convert import VerificationError, convert
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.verify import synthetic
 

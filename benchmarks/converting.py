@@ -49,12 +49,12 @@ def with_mapping(source: str, out: str, variant: str) -> Sample:
     """Opens, reads, assigns and writes; the model is built before the clock runs."""
     import keras
 
-    from mobileclip_keras.converters.build import build_model, has_projection_bias
-    from mobileclip_keras.converters.checkpoint import open_checkpoint
-    from mobileclip_keras.converters.identify import identify
-    from mobileclip_keras.converters.mapping import load_into
+    from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+    from mobileclip_keras.converters.checkpoints.identify import identify
+    from mobileclip_keras.converters.conversion.build import build_model, has_projection_bias
+    from mobileclip_keras.converters.conversion.mapping import load_into
     from mobileclip_keras.keras_models.registry import get_variant
-    from mobileclip_keras.keras_models.weights_file import save_model
+    from mobileclip_keras.keras_models.store.weights_file import save_model
 
     _import_reader(source)
     found = get_variant(variant)
@@ -74,7 +74,7 @@ def with_convert(source: str, out: str, variant: str) -> Sample:
     """The whole conversion."""
     import keras
 
-    from mobileclip_keras.converters.convert import convert
+    from mobileclip_keras.converters.conversion.convert import convert
 
     _import_reader(source)
     keras.saving.serialize_keras_object(keras.layers.Dense(1))  # where TensorFlow is there, Keras imports it for this
@@ -94,7 +94,7 @@ def prepare(variant: str, folder: Path) -> tuple[str, Path]:
     import torch
     from safetensors.torch import load_file
 
-    from mobileclip_keras.converters.source import synthetic_checkpoint
+    from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
     from mobileclip_keras.keras_models.registry import get_variant
 
     file = synthetic_checkpoint(variant, folder)

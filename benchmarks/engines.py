@@ -23,8 +23,8 @@ BASELINE = "PyTorch, reparameterised"
 
 def reference(folder: Path, tower: str, dtype: str) -> Any:
     """The tower in PyTorch, train form."""
-    from mobileclip_keras.converters.checkpoint import open_checkpoint
-    from mobileclip_keras.converters.identify import choose_variant, identify
+    from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+    from mobileclip_keras.converters.checkpoints.identify import choose_variant, identify
     from mobileclip_keras.verify.torch_models import build_reference
 
     checkpoint = open_checkpoint(folder / (folder / "source.txt").read_text())

@@ -82,8 +82,8 @@ def workers(libraries: list[str], folder: Path) -> Iterator[dict[str, Worker]]:
 
 def prepare(variant: str, folder: Path) -> None:
     """The checkpoint, its conversion, and the inputs."""
-    from mobileclip_keras.converters.convert import convert
-    from mobileclip_keras.converters.source import synthetic_checkpoint
+    from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
+    from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
     from mobileclip_keras.verify import synthetic
 

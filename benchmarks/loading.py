@@ -48,8 +48,8 @@ def make_objects(folder: str, form: str) -> Sample:
     start = time.perf_counter()
     import keras
 
+    from mobileclip_keras.keras_models.kernels.memory import no_collection
     from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-    from mobileclip_keras.keras_models.memory import no_collection
 
     sample = {"import": 0.0, "imports": time.perf_counter() - start}
     shapes = json.loads((Path(folder) / f"{form}.json").read_text())
@@ -79,7 +79,7 @@ def keep_shapes(folder: Path, form: str) -> None:
     """Writes the kind of every layer, and the names and shapes of its weights, for `make_objects`."""
     import keras
 
-    from mobileclip_keras.keras_models.loading import load_folder
+    from mobileclip_keras.keras_models.store.load import load_folder
 
     kinds = ("BatchNormalization", "LayerNormalization", "Dense", "Embedding")
     shapes = [
@@ -113,8 +113,8 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     import torch
     from safetensors.numpy import load_file, save_file
 
-    from mobileclip_keras.converters.convert import convert
-    from mobileclip_keras.converters.identify import Kind
+    from mobileclip_keras.converters.checkpoints.identify import Kind
+    from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
     from mobileclip_keras.verify import synthetic
 

@@ -19,9 +19,9 @@ from rich.table import Table
 
 import mobileclip_keras as mk
 from mobileclip_keras import verify
-from mobileclip_keras.converters.convert import convert
-from mobileclip_keras.converters.identify import Kind
-from mobileclip_keras.converters.progress import bars
+from mobileclip_keras.converters.checkpoints.identify import Kind
+from mobileclip_keras.converters.cli.progress import bars
+from mobileclip_keras.converters.conversion.convert import convert
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.report import render
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from .converters.embedding_files import Embeddings as Embeddings
     from .keras_models.errors import MobileClipError as MobileClipError
-    from .keras_models.image_encoder import ImageProjectionHead as ImageProjectionHead
-    from .keras_models.image_encoder import MobileClipImageEncoder as MobileClipImageEncoder
-    from .keras_models.model import MobileClipModel as MobileClipModel
-    from .keras_models.model import create_mobile_clip_model as create_mobile_clip_model
-    from .keras_models.preprocessing import ImagePreprocessor as ImagePreprocessor
-    from .keras_models.retrieval import EmbeddingIndex as EmbeddingIndex
-    from .keras_models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
-    from .keras_models.tokenizer import Tokenizer as Tokenizer
-    from .keras_models.zero_shot import ZeroShotClassifier as ZeroShotClassifier
+    from .keras_models.inputs.preprocessing import ImagePreprocessor as ImagePreprocessor
+    from .keras_models.inputs.tokenizer import Tokenizer as Tokenizer
+    from .keras_models.models.image_encoder import ImageProjectionHead as ImageProjectionHead
+    from .keras_models.models.image_encoder import MobileClipImageEncoder as MobileClipImageEncoder
+    from .keras_models.models.model import MobileClipModel as MobileClipModel
+    from .keras_models.models.model import create_mobile_clip_model as create_mobile_clip_model
+    from .keras_models.models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
+    from .keras_models.tasks.embedding_files import Embeddings as Embeddings
+    from .keras_models.tasks.retrieval import EmbeddingIndex as EmbeddingIndex
+    from .keras_models.tasks.zero_shot import ZeroShotClassifier as ZeroShotClassifier
 
 try:
     __version__ = version("mobileclip-keras")
@@ -28,17 +28,17 @@ except PackageNotFoundError:  # a checkout that has not been installed
     __version__ = "0+unknown"
 
 _HOMES = {
-    "EmbeddingIndex": "keras_models.retrieval",
-    "Embeddings": "converters.embedding_files",
-    "ImagePreprocessor": "keras_models.preprocessing",
-    "ImageProjectionHead": "keras_models.image_encoder",
+    "EmbeddingIndex": "keras_models.tasks.retrieval",
+    "Embeddings": "keras_models.tasks.embedding_files",
+    "ImagePreprocessor": "keras_models.inputs.preprocessing",
+    "ImageProjectionHead": "keras_models.models.image_encoder",
     "MobileClipError": "keras_models.errors",
-    "MobileClipImageEncoder": "keras_models.image_encoder",
-    "MobileClipModel": "keras_models.model",
-    "MobileClipTextEncoder": "keras_models.text_encoder",
-    "Tokenizer": "keras_models.tokenizer",
-    "ZeroShotClassifier": "keras_models.zero_shot",
-    "create_mobile_clip_model": "keras_models.model",
+    "MobileClipImageEncoder": "keras_models.models.image_encoder",
+    "MobileClipModel": "keras_models.models.model",
+    "MobileClipTextEncoder": "keras_models.models.text_encoder",
+    "Tokenizer": "keras_models.inputs.tokenizer",
+    "ZeroShotClassifier": "keras_models.tasks.zero_shot",
+    "create_mobile_clip_model": "keras_models.models.model",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -47,7 +47,7 @@ __all__ = ["__version__", *_HOMES]
 @wrapt.when_imported("keras")
 def _register(_: Any) -> None:
     """Makes the models known to `keras.saving.load_model` as soon as Keras is there, before or after this package."""
-    for module in ("keras_models.model", "keras_models.preprocessing_layer"):
+    for module in ("keras_models.models.model", "keras_models.inputs.preprocessing_layer"):
         try:
             import_module(f".{module}", __name__)
         except ImportError:

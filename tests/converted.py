@@ -4,8 +4,8 @@ from pathlib import Path
 
 import keras
 
-from mobileclip_keras.converters.model_card import PICTURE_FILE
-from mobileclip_keras.converters.records import (
+from mobileclip_keras.converters.hub.model_card import PICTURE_FILE
+from mobileclip_keras.converters.hub.records import (
     CONVERSION_FILE,
     VERIFICATION_FILE,
     read_record,
@@ -13,9 +13,9 @@ from mobileclip_keras.converters.records import (
     write_card,
     write_record,
 )
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.preprocessing import ImagePreprocessor
-from mobileclip_keras.keras_models.tokenizer import Tokenizer
+from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer
+from mobileclip_keras.keras_models.models.model import MobileClipModel
 
 VARIANT = "mobileclip2_s0"
 

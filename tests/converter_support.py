@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobileclip_keras.converters.identify import Kind
+from mobileclip_keras.converters.checkpoints.identify import Kind
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip_keras.converters.hub import HubError
+from mobileclip_keras.converters.hub.upload import HubError
 from mobileclip_keras.keras_models.errors import MobileClipError
 from tests.hub import Hub, use_hub
 

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.converters.build import build_model, has_projection_bias
-from mobileclip_keras.converters.checkpoint import Checkpoint
-from mobileclip_keras.converters.identify import Kind, identify
-from mobileclip_keras.converters.mapping import load_into
+from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint
+from mobileclip_keras.converters.checkpoints.identify import Kind, identify
+from mobileclip_keras.converters.conversion.build import build_model, has_projection_bias
+from mobileclip_keras.converters.conversion.mapping import load_into
 from mobileclip_keras.keras_models.architectures import (
     IMAGE_TOWERS,
     TEXT_TOWERS,
@@ -21,12 +21,12 @@ from mobileclip_keras.keras_models.architectures import (
     TextConfig,
     ViTConfig,
 )
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.models.variables import variables_by_name
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.keras_models.variables import variables_by_name
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]

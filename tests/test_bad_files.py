@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save as save_bytes
 
-from mobileclip_keras.converters.checkpoint import open_checkpoint
-from mobileclip_keras.converters.contents import CheckpointError
+from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
 from mobileclip_keras.keras_models.errors import MobileClipError
 
 TENSORS = {f"layers.{i}.weight": torch.full((40, 3), float(i)) for i in range(6)} | {"logit_scale": torch.tensor(4.5)}

@@ -13,10 +13,10 @@ import pytest
 from huggingface_hub import constants
 
 import mobileclip_keras as mk
-from mobileclip_keras.converters import cache, convert
-from mobileclip_keras.converters.cache import best_source, cache_folder
-from mobileclip_keras.converters.hub import upload_folder
-from mobileclip_keras.converters.source import synthetic_checkpoint
+from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
+from mobileclip_keras.converters.conversion import cache, convert
+from mobileclip_keras.converters.conversion.cache import best_source, cache_folder
+from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.registry import VARIANTS, get_variant
 from tests.hub import Hub, use_hub
@@ -175,7 +175,7 @@ LOAD = """
     import keras
     import numpy
     import mobileclip_keras as mk
-    from mobileclip_keras.converters import convert
+    from mobileclip_keras.converters.conversion import convert
     original = convert.convert
     def counted(*arguments, **options):
         print("converting", flush=True)

@@ -12,9 +12,9 @@ import safetensors.numpy
 import torch
 from safetensors.torch import save_file
 
-from mobileclip_keras.converters import safetensors_file, torch_file
-from mobileclip_keras.converters.checkpoint import Checkpoint, open_checkpoint, sha256
-from mobileclip_keras.converters.contents import CheckpointError
+from mobileclip_keras.converters.checkpoints import safetensors_file, torch_file
+from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
+from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
 from tests.converter_support import python
 
 GENERATOR = np.random.default_rng(0)

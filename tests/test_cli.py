@@ -14,8 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mobileclip_keras.converters import cli, inspection
-from mobileclip_keras.converters.records import RecordError, read_record
+from mobileclip_keras.converters.checkpoints import inspection
+from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.hub.records import RecordError, read_record
 from mobileclip_keras.keras_models.layers import branches
 from tests.converter_support import ROOT, S0, TIMM, arrays, as_torch, left_in, python, write
 
@@ -196,7 +197,7 @@ def test_verify_refuses_what_was_not_converted(tmp_path, image_file):
 
 
 def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkeypatch):
-    from mobileclip_keras.converters import verifying
+    from mobileclip_keras.converters.conversion import verifying
     from mobileclip_keras.verify.verification import Verification
 
     monkeypatch.setattr(verifying, "verify_folder", lambda *_: Verification("mobileclip2_s0", "tensorflow"))

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import mobileclip_keras as mk
-from mobileclip_keras.converters import image_files
-from mobileclip_keras.converters.cli import app
-from mobileclip_keras.converters.embedding_files import EmbeddingFileError, Embeddings
+from mobileclip_keras.converters.cli import image_files
+from mobileclip_keras.converters.cli.app import app
+from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings
 from tests.tiny import tiny_model
 
 PHOTOS = Path(__file__).parents[1] / "verify" / "photos"

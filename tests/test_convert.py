@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip_keras.converters import convert as module
-from mobileclip_keras.converters.build import build_model
-from mobileclip_keras.converters.checkpoint import open_checkpoint
-from mobileclip_keras.converters.convert import Conversion, convert
-from mobileclip_keras.converters.folder import OutputError, written_whole
-from mobileclip_keras.converters.identify import Kind, WrongVariantError, identify
-from mobileclip_keras.converters.mapping import MappingError, load_into, read_from
-from mobileclip_keras.keras_models import weights_file
+from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+from mobileclip_keras.converters.checkpoints.identify import Kind, WrongVariantError, identify
+from mobileclip_keras.converters.conversion import convert as module
+from mobileclip_keras.converters.conversion.build import build_model
+from mobileclip_keras.converters.conversion.convert import Conversion, convert
+from mobileclip_keras.converters.conversion.mapping import MappingError, load_into, read_from
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
-from mobileclip_keras.keras_models.loading import load_folder
+from mobileclip_keras.keras_models.models.variables import variables_by_name
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.keras_models.variables import variables_by_name
+from mobileclip_keras.keras_models.store import weights_file
+from mobileclip_keras.keras_models.store.atomic import OutputError, written_whole
+from mobileclip_keras.keras_models.store.load import load_folder
 from tests.converter_support import ROOT, S0, TIMM, arrays, left_in, python, write
 
 FILES = {
@@ -308,7 +308,7 @@ def test_a_disk_without_room_is_told_before_weights_are_written(image_file, tmp_
 
 CONVERT = """
 import sys
-from mobileclip_keras.converters.cli import main
+from mobileclip_keras.converters.cli.app import main
 sys.argv = ["mobileclip-keras", "convert", "--src", {source!r}, "--out", {out!r}]
 sys.argv += ["--form", "train", "--no-verify"]
 main()
@@ -379,7 +379,7 @@ def test_without_pytorch(image_file, tmp_path):
 
 
 def test_a_missing_picture_library_is_told_before_the_work(image_file, tmp_path, monkeypatch):
-    from mobileclip_keras.converters import verifying
+    from mobileclip_keras.converters.conversion import verifying
 
     monkeypatch.setattr(verifying, "find_spec", lambda _: None)
     monkeypatch.setattr(module, "build_model", None)

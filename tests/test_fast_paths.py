@@ -7,14 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models import memory
 from mobileclip_keras.keras_models.architectures import FORMS
+from mobileclip_keras.keras_models.kernels import memory
+from mobileclip_keras.keras_models.kernels.float64 import kept
 from mobileclip_keras.keras_models.layers.attention import SelfAttention
 from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.convolution import Convolution
 from mobileclip_keras.keras_models.layers.dense import LONGEST_SUM, Linear, VectorLinear
 from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
-from mobileclip_keras.keras_models.precision import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
 from .support import SMALL_TEXT_TOWERS, error, small_model, small_towers  # noqa: F401

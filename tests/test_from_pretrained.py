@@ -13,11 +13,12 @@ import pytest
 from huggingface_hub import constants
 
 import mobileclip_keras as mk
-from mobileclip_keras.converters.hub import upload_folder
-from mobileclip_keras.keras_models import loading, weights_file
-from mobileclip_keras.keras_models.copying import copy_model
+from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.errors import MobileClipError
+from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.registry import UnknownVariantError
+from mobileclip_keras.keras_models.store import load as loading
+from mobileclip_keras.keras_models.store import weights_file
 from tests.converted import write_converted
 from tests.hub import Hub, use_hub
 from tests.tiny import tiny_model

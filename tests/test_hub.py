@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from mobileclip_keras.converters.hub import HubError, UploadResult, download_file, download_snapshot, upload_folder
+from mobileclip_keras.converters.hub.upload import (
+    HubError,
+    UploadResult,
+    download_file,
+    download_snapshot,
+    upload_folder,
+)
 
 from .hub_support import FILES, REPO, WEIGHTS, a_folder, a_hub, files_below, message, run  # noqa: F401
 
@@ -139,7 +145,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub, folder, monkeypatch):
         repository.commit("main", "meanwhile", "colleague", {})
         return False
 
-    monkeypatch.setattr("mobileclip_keras.converters.hub._same", compare)
+    monkeypatch.setattr("mobileclip_keras.converters.hub.upload._same", compare)
     with pytest.raises(HubError) as error:
         upload_folder(folder, REPO)
     assert "has changed meanwhile" in message(error)
@@ -176,7 +182,7 @@ def test_a_fresh_process_needs_only_the_environment(hub, folder, tmp_path):
     script = """
         import sys
         from pathlib import Path
-        from mobileclip_keras.converters import hub
+        from mobileclip_keras.converters.hub import upload as hub
         assert "huggingface_hub" not in sys.modules, "imported before it is needed"
         result = hub.upload_folder(Path(sys.argv[1]), "user/model", tag="v1")
         path = hub.download_snapshot("user/model", revision="v1")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip_keras.converters.identify import (
+from mobileclip_keras.converters.checkpoints.identify import (
     Kind,
     UnknownCheckpointError,
     WrongVariantError,

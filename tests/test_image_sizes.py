@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.layers.positions import resize_positions
-from mobileclip_keras.keras_models.precision import kept
+from mobileclip_keras.keras_models.kernels.float64 import kept
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.towers.positions import resize_positions
 from mobileclip_keras.verify.torch_models import build_reference
 from mobileclip_keras.verify.verification import float64_enabled
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mobileclip_keras.converters.model_card import (
+from mobileclip_keras.converters.hub.model_card import (
     NOTICE,
     CardError,
     CardInfo,

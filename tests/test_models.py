@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 
 from .support import (
     SMALL_TEXT_TOWERS,

@@ -12,21 +12,21 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.converters.mapping import load_into, read_from
-from mobileclip_keras.keras_models import fastvit, text, vit
+from mobileclip_keras.converters.conversion.mapping import load_into, read_from
 from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, FastViTConfig
-from mobileclip_keras.keras_models.copying import copy_model
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.layers import attention, blocks, branches, convolution, feed_forward, normalization
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.models.copying import copy_model
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.towers import fastvit, text, vit
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.compare import Features, check_rounding
 from mobileclip_keras.verify.inputs import Inputs
 from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model
-from mobileclip_keras.weight_maps import enumerate
+from mobileclip_keras.weight_maps import walks
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
 
@@ -52,8 +52,8 @@ def rows_of(pair: tuple[str, str, str]) -> tuple[Row, ...]:
     """The table of a small model, as the real ones' are made."""
     image, text, layout = pair
     config = SMALL_IMAGE_TOWERS[image]
-    walk = enumerate.fastvit if isinstance(config, FastViTConfig) else enumerate.vit
-    text_rows = enumerate.text(SMALL_TEXT_TOWERS[text], 16, layout, "train")
+    walk = walks.fastvit if isinstance(config, FastViTConfig) else walks.vit
+    text_rows = walks.text(SMALL_TEXT_TOWERS[text], 16, layout, "train")
     return (LOGIT_SCALE, *walk(config, 16, layout, "train"), *text_rows)
 
 

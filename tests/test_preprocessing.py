@@ -16,8 +16,8 @@ from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode, _compute_resized_output_size
 
 from mobileclip_keras.keras_models.errors import MobileClipError
-from mobileclip_keras.keras_models.image_geometry import centre_offset, resized_size
-from mobileclip_keras.keras_models.preprocessing import ImageError, ImagePreprocessor
+from mobileclip_keras.keras_models.inputs.geometry import centre_offset, resized_size
+from mobileclip_keras.keras_models.inputs.preprocessing import ImageError, ImagePreprocessor
 from mobileclip_keras.keras_models.registry import OPENAI_MEAN, OPENAI_STD, VARIANTS
 
 PHOTOS = sorted((Path(__file__).parent.parent / "verify" / "photos").glob("*.jpg"))

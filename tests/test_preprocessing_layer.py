@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip_keras.keras_models.preprocessing import ImagePreprocessor
-from mobileclip_keras.keras_models.preprocessing_layer import PreprocessingLayer
+from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.keras_models.inputs.preprocessing_layer import PreprocessingLayer
 from mobileclip_keras.keras_models.registry import OPENAI_MEAN, OPENAI_STD
 
 pytestmark = pytest.mark.backend

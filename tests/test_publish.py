@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 import mobileclip_keras as mk
-from mobileclip_keras.converters.cli import app
-from mobileclip_keras.converters.convert import convert
-from mobileclip_keras.converters.hub import HubError
-from mobileclip_keras.converters.model_card import validate_card
-from mobileclip_keras.converters.publish import PublishError, publish
-from mobileclip_keras.converters.source import synthetic_checkpoint
+from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
+from mobileclip_keras.converters.cli.app import app
+from mobileclip_keras.converters.conversion.convert import convert
+from mobileclip_keras.converters.hub.model_card import validate_card
+from mobileclip_keras.converters.hub.publish import PublishError, publish
+from mobileclip_keras.converters.hub.upload import HubError
 from tests.converted import VARIANT, pass_verification, write_converted
 from tests.hub import Hub, use_hub
 from tests.tiny import tiny_model
@@ -61,7 +61,7 @@ def folder(converted, tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub where HF_TOKEN belongs to `user`."""
-    monkeypatch.setattr("mobileclip_keras.converters.publish.version", lambda _: "1.2.3")
+    monkeypatch.setattr("mobileclip_keras.converters.hub.publish.version", lambda _: "1.2.3")
     with Hub(tmp_path / "hub") as hub:
         use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
         yield hub

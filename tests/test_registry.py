@@ -4,7 +4,7 @@ import pytest
 
 import mobileclip_keras as mk
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import VARIANTS, UnknownVariantError, get_variant
 
 

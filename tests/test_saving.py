@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models import memory
-from mobileclip_keras.keras_models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
-from mobileclip_keras.keras_models.memory import no_collection
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.weights_file import CONFIG, WEIGHTS, save_model
+from mobileclip_keras.keras_models.kernels import memory
+from mobileclip_keras.keras_models.kernels.memory import no_collection
+from mobileclip_keras.keras_models.models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.store.weights_file import CONFIG, WEIGHTS, save_model
 
 from .support import (
     ROOT,

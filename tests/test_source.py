@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from mobileclip_keras.converters.hub import HubError, NoSuchFileError
-from mobileclip_keras.converters.source import resolved
+from mobileclip_keras.converters.checkpoints.source import resolved
+from mobileclip_keras.converters.hub.upload import HubError, NoSuchFileError
 from tests.hub import Hub, use_hub
 
 REPO = "user/model"

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models import memory
-from mobileclip_keras.keras_models.layers.activation import gelu
-from mobileclip_keras.keras_models.precision import kept
+from mobileclip_keras.keras_models.kernels import memory
+from mobileclip_keras.keras_models.kernels.activation import gelu
+from mobileclip_keras.keras_models.kernels.float64 import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
 from .support import TOKENS, error, images, small_model, small_towers  # noqa: F401

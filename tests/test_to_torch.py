@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip_keras.converters import export
-from mobileclip_keras.converters.build import build_model
-from mobileclip_keras.converters.checkpoint import open_checkpoint
-from mobileclip_keras.converters.convert import convert
-from mobileclip_keras.converters.export import ExportError, to_torch
-from mobileclip_keras.converters.folder import OutputError
-from mobileclip_keras.converters.identify import Kind, identify
-from mobileclip_keras.converters.mapping import MappingError, load_into
-from mobileclip_keras.keras_models.copying import copy_model
+from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+from mobileclip_keras.converters.checkpoints.identify import Kind, identify
+from mobileclip_keras.converters.conversion import to_torch as export
+from mobileclip_keras.converters.conversion.build import build_model
+from mobileclip_keras.converters.conversion.convert import convert
+from mobileclip_keras.converters.conversion.mapping import MappingError, load_into
+from mobileclip_keras.converters.conversion.to_torch import ExportError, to_torch
 from mobileclip_keras.keras_models.errors import MissingPackageError
-from mobileclip_keras.keras_models.loading import FolderError
-from mobileclip_keras.keras_models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.copying import copy_model
+from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
+from mobileclip_keras.keras_models.store.atomic import OutputError
+from mobileclip_keras.keras_models.store.load import FolderError
 from tests.converter_support import (
     S0,
     SMALL_CLIP,

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 
 from mobileclip_keras.keras_models.errors import MobileClipError
-from mobileclip_keras.keras_models.tokenizer import Tokenizer
+from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer
 
 NASTY = [
     "",

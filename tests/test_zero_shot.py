@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import mobileclip_keras as mk
-from mobileclip_keras.keras_models import text_encoder
 from mobileclip_keras.keras_models.architectures import TextConfig
-from mobileclip_keras.keras_models.features import encode
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.image_reading import ImageError
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.objective import contrastive_loss
-from mobileclip_keras.keras_models.prompts import (
+from mobileclip_keras.keras_models.inputs.image_reading import ImageError
+from mobileclip_keras.keras_models.models import text_encoder
+from mobileclip_keras.keras_models.models.features import encode
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.tasks.prompts import (
     OPENAI,
     SHORT,
     PromptError,
@@ -23,8 +23,8 @@ from mobileclip_keras.keras_models.prompts import (
     fill,
     get_templates,
 )
-from mobileclip_keras.keras_models.retrieval import SearchError
-from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.tasks.retrieval import SearchError
+from mobileclip_keras.keras_models.training.losses import contrastive_loss
 from tests.tiny import spread_out, tiny_model
 
 PHOTOS = sorted((Path(__file__).parents[1] / "verify" / "photos").glob("*.jpg"))

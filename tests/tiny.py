@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models import image_encoder, text_encoder
 from mobileclip_keras.keras_models.architectures import FastViTConfig, TextConfig
-from mobileclip_keras.keras_models.image_encoder import MobileClipImageEncoder
-from mobileclip_keras.keras_models.model import MobileClipModel
-from mobileclip_keras.keras_models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.models import image_encoder, text_encoder
+from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 
 IMAGE = FastViTConfig(
     depths=(1, 1, 1, 1),

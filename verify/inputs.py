@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..keras_models.preprocessing import ImagePreprocessor
+from ..keras_models.inputs.preprocessing import ImagePreprocessor
+from ..keras_models.inputs.tokenizer import Tokenizer
 from ..keras_models.registry import Variant
-from ..keras_models.tokenizer import Tokenizer
 from . import synthetic
 
 PHOTOS = Path(__file__).parent / "photos"

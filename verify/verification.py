@@ -13,7 +13,7 @@ from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rou
 from .inputs import Inputs
 
 if TYPE_CHECKING:
-    from ..keras_models.model import MobileClipModel
+    from ..keras_models.models.model import MobileClipModel
     from .torch_models import TorchReference
 
 SAMPLE = 4

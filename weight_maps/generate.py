@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, FastViTConfig
 from ..keras_models.registry import VARIANTS
-from . import enumerate
+from . import walks
 from .table import LAYOUTS, TABLES, Row, write_rows
 
 EMBED_DIMS = {
@@ -23,14 +23,14 @@ def tables() -> Iterator[tuple[str, tuple[Row, ...]]]:
         for layout in _image_layouts(tower):
             for form in _forms(has_branches):
                 if isinstance(image, FastViTConfig):
-                    rows = enumerate.fastvit(image, EMBED_DIMS[tower], layout, form)
+                    rows = walks.fastvit(image, EMBED_DIMS[tower], layout, form)
                 else:
-                    rows = enumerate.vit(image, EMBED_DIMS[tower], layout, form)
+                    rows = walks.vit(image, EMBED_DIMS[tower], layout, form)
                 yield f"{tower}.{layout}.{form}.tsv", tuple(rows)
     for tower, text in TEXT_TABLES.items():
         for layout in _text_layouts(tower):
             for form in _forms("repmixer" in text.blocks):
-                yield f"{tower}.{layout}.{form}.tsv", tuple(enumerate.text(text, EMBED_DIMS[tower], layout, form))
+                yield f"{tower}.{layout}.{form}.tsv", tuple(walks.text(text, EMBED_DIMS[tower], layout, form))
 
 
 def _forms(has_branches: bool) -> tuple[str, ...]:

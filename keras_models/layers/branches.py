@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
+from ..kernels.activation import gelu
 from ..types import Shape, Tensor
-from .activation import gelu
 from .convolution import ConvNorm, Convolution
 from .inner import run
 from .normalization import BatchNorm, LayerScale

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..kernels.convolve import convolve
 from ..types import Shape, Tensor
-from .convolve import convolve
 from .initializers import normal
 from .inner import run
 from .normalization import BatchNorm

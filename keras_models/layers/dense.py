@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..kernels.convolve import is_xla_on_cpu
 from ..types import Tensor
-from .convolve import is_xla_on_cpu
 
 LONGEST_SUM = 512
 """XLA's matrix products on CPUs that add up more terms than this are taken in parts."""

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..kernels.activation import gelu
 from ..types import Shape, Tensor
-from .activation import gelu
 from .convolution import ConvNorm, Convolution
 from .dense import Linear
 from .initializers import normal

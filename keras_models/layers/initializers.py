@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from .. import memory
+from ..kernels import memory
 
 _overwritten: ContextVar[bool] = ContextVar("overwritten", default=False)
 

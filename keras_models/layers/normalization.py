@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..kernels import torch as torch_functions
 from ..types import Shape, Tensor
-from . import torch_functions
 
 BATCH_NORM_EPSILON = 1e-5
 

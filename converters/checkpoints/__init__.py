@@ -1,0 +1,1 @@
+"""PyTorch checkpoints: opening them and telling what they are."""

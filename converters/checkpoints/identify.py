@@ -1,0 +1,145 @@
+"""Which variant, layout and form a checkpoint is: by equality of all names and shapes with a table's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.registry import VARIANTS, Variant, find_variant, get_variant
+from ...weight_maps.audit import Problem, audit, report
+from ...weight_maps.table import LAYOUTS, NONE, Row, model_rows
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class UnknownCheckpointError(MobileClipError):
+    """A checkpoint is none of those known; the message says which is nearest and how it differs."""
+
+
+class WrongVariantError(MobileClipError):
+    """A checkpoint is not of the variant asked for, or could be of several."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint is: towers, the names of its tensors, and how far it has been folded."""
+
+    image_tower: str
+    text_tower: str | None
+    """None in the timm layout, which holds the image tower alone."""
+    layout: str
+    form: str
+    """"train" or "reparameterized"."""
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return model_rows(self.image_tower, self.text_tower, self.layout, self.form)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {row.source: row.source_shape for row in self.rows if row.source != NONE}
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The published variants that hold exactly these tensors."""
+        return tuple(
+            variant
+            for variant in VARIANTS.values()
+            if variant.image_tower == self.image_tower
+            and (self.text_tower is None or _without_mask(variant.text_tower) == self.text_tower)
+        )
+
+    def __str__(self) -> str:
+        names = " or ".join(variant.name for variant in self.variants)
+        folded = ", reparameterised" if self.form != "train" else ""
+        return f"{names} in the {self.layout} layout{folded}"
+
+
+def kinds() -> Iterator[Kind]:
+    """Every kind of checkpoint that there is a table for, published forms first."""
+    seen = set()
+    for form in ("train", "reparameterized"):
+        for layout in LAYOUTS:
+            for variant in VARIANTS.values():
+                text = None if layout == "timm" else _without_mask(variant.text_tower)
+                kind = Kind(variant.image_tower, text, layout, form)
+                try:
+                    key = kind.rows
+                except LookupError:
+                    continue
+                if key not in seen:
+                    seen.add(key)
+                    yield kind
+
+
+def identify(shapes: Shapes) -> Kind:
+    """The kind of a checkpoint with these names and shapes.
+
+    Raises:
+        UnknownCheckpointError: where no table has exactly these names and shapes.
+    """
+    nearest, likeness = None, -1.0
+    names = set(shapes)
+    for kind in kinds():
+        theirs = set(kind.shapes)
+        score = len(names & theirs) / len(names | theirs)
+        score += 1e-3 * sum(shapes.get(name) == shape for name, shape in kind.shapes.items()) / len(theirs)
+        if names == theirs and all(tuple(shapes[name]) == kind.shapes[name] for name in names):
+            return kind
+        if score > likeness:
+            nearest, likeness = kind, score
+    assert nearest is not None
+    raise UnknownCheckpointError(_differences(nearest, likeness, shapes))
+
+
+def _differences(nearest: Kind, likeness: float, shapes: Shapes) -> str:
+    if likeness < 0.01:
+        known = len(set(shapes) & set(nearest.shapes))
+        return (
+            f"This is no checkpoint of MobileCLIP: {known or 'none'} of its {len(shapes)} tensors "
+            f"{'have' if known > 1 else 'has'} a name of one (it begins with {', '.join(list(shapes)[:3])})."
+        )
+    return f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n" + report(
+        source_problems(nearest, shapes)
+    )
+
+
+def source_problems(kind: Kind, shapes: Shapes) -> list[Problem]:
+    """What differs between a checkpoint and a kind, on the checkpoint's side."""
+    return audit(kind.rows, shapes, {row.target: row.target_shape for row in kind.rows})
+
+
+def choose_variant(kind: Kind, wanted: str | None, path: Path) -> Variant:
+    """The variant of a checkpoint: the one wanted, else the one in its name, else the only one possible.
+
+    Where several hold the same tensors, those published in the file's layout are possible.
+
+    Raises:
+        WrongVariantError: where the file is of another variant than wanted, or could be of several.
+    """
+    if wanted is not None:
+        variant = get_variant(wanted)
+        if variant not in kind.variants:
+            raise WrongVariantError(
+                f"{path.name} is {kind}, not {variant.name}. "
+                f"Convert it with {' or '.join(f'--variant {v.short_name}' for v in kind.variants)}."
+            )
+        return variant
+    for name in (path.stem, path.parent.name):
+        named = find_variant(name)
+        if named is not None and named in kind.variants:
+            return named
+    published = [v for v in kind.variants if kind.layout in (file.layout for file in (v.published, *v.copies))]
+    candidates = published or kind.variants
+    if len(candidates) == 1:
+        return candidates[0]
+    choices = " or ".join(f"--variant {variant.short_name}" for variant in candidates)
+    raise WrongVariantError(
+        f"{path.name} could be {' or '.join(v.name for v in candidates)}, which hold the same tensors. "
+        f"Say which with {choices}."
+    )
+
+
+def _without_mask(text_tower: str) -> str:
+    return text_tower.removesuffix("_causal")

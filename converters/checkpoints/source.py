@@ -1,0 +1,103 @@
+"""What --src may be: a file, a repository on the Hub, or "synthetic"."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.registry import VARIANTS, find_variant, get_variant
+from ...verify import synthetic
+from .identify import Kind
+from .torch_file import TORCH_SUFFIXES
+
+SYNTHETIC = "synthetic"
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".json")
+# What repositories that the registry does not know call their weights, the best first.
+_USUAL_FILES = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+
+
+class SourceError(MobileClipError):
+    """--src names nothing that can be converted."""
+
+
+@contextmanager
+def resolved(source: str, variant: str | None) -> Iterator[Path]:
+    """The checkpoint file that `source` means, for as long as the context lasts.
+
+    Args:
+        source: a file, a Hub repository ("apple/MobileCLIP-S2"), or "synthetic" for a checkpoint made on the
+            spot in the layout that the variant is published in.
+        variant: needed for "synthetic".
+
+    Raises:
+        MobileClipError: where there is no such file or repository.
+    """
+    if source == SYNTHETIC and not Path(source).exists():
+        if variant is None:
+            raise SourceError("A synthetic checkpoint needs a --variant.")
+        with tempfile.TemporaryDirectory() as folder:
+            yield synthetic_checkpoint(variant, Path(folder))
+    elif _is_repo_id(source):
+        yield _download(source.removeprefix("hf://"))
+    else:
+        yield Path(source)
+
+
+def synthetic_checkpoint(variant: str, folder: Path, seed: int = 0) -> Path:
+    """Writes a checkpoint with the published names and shapes of a variant and made-up values."""
+    from safetensors.numpy import save_file
+
+    found = get_variant(variant)
+    text_tower = found.text_tower.removesuffix("_causal")
+    kind = Kind(found.image_tower, text_tower, found.published.layout, "train")
+    path = folder / f"{found.name}.safetensors"
+    save_file(synthetic.state_dict(kind.shapes.items(), seed), path)
+    return path
+
+
+def variant_of(source: str) -> str | None:
+    """The variant that a Hub repository is named after, or is known to hold; None where it cannot be told.
+
+    Files on the Hub are named alike, and some variants hold the same tensors: repositories tell them apart.
+    """
+    if not _is_repo_id(source):
+        return None
+    repo = source.removeprefix("hf://")
+    for variant in VARIANTS.values():
+        if repo.lower() in (file.repo.lower() for file in (variant.published, *variant.copies)):
+            return variant.name
+    named = find_variant(repo.split("/")[-1])
+    return None if named is None else named.name
+
+
+def _is_repo_id(source: str) -> bool:
+    if source.startswith("hf://"):
+        return True
+    return not Path(source).exists() and bool(_REPO_ID.fullmatch(source)) and not source.endswith(_FILE_SUFFIXES)
+
+
+def _download(repo: str) -> Path:
+    from ..hub.upload import NoSuchFileError, download_file
+
+    known = [
+        file.file
+        for variant in VARIANTS.values()
+        for file in (variant.published, *variant.copies)
+        if file.repo.lower() == repo.lower()
+    ]
+    failure: NoSuchFileError | None = None
+    for file in known or _USUAL_FILES:
+        try:
+            return download_file(repo, file)
+        except NoSuchFileError as error:  # whatever else is wrong, is wrong with the next file, too
+            failure = failure or error
+    assert failure is not None
+    raise failure

@@ -1,0 +1,35 @@
+"""What every kind of checkpoint file holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...keras_models.errors import MobileClipError
+
+
+class CheckpointError(MobileClipError):
+    """A file cannot be read as a checkpoint; the message says why."""
+
+
+@dataclass
+class Contents:
+    """The tensors of a file, none of them read yet.
+
+    Attributes:
+        shapes: of each tensor, by its name in the file.
+        dtypes: of each tensor, as in the file ("float32", "bfloat16", "int64", ...).
+        read: gives one tensor; half-precision floats as float32.
+        notes: what is odd about the file, in words.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    read: Callable[[str], np.ndarray]
+    notes: list[str] = field(default_factory=list)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

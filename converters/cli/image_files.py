@@ -1,0 +1,117 @@
+"""Image files from what people type: files, folders, patterns; read in batches that fit into memory."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.inputs.preprocessing import ImageError, ImagePreprocessor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_BATCH = 64
+# What a tower needs for an image while it computes, in units of the image's own float32 array: 22 were
+# measured for MobileCLIP-S0, and the largest towers have four times its channels.
+MEMORY_FACTOR = 100
+# Where the system does not tell what is free.
+USUAL_MEMORY = 2 << 30
+
+
+class NoImagesError(MobileClipError):
+    """What was given leads to no image file."""
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """Paths of image files, each once, those of a folder sorted.
+
+    Args:
+        arguments: files, taken whatever their names; folders, of which every file below with an image's
+            suffix counts unless it or its folder is hidden; patterns with *, ? or **, for such suffixes, too.
+
+    Raises:
+        NoImagesError: where a folder or pattern leads to none.
+    """
+    from PIL import Image
+
+    suffixes = frozenset(Image.registered_extensions())
+    found: dict[str, None] = {}
+    for argument in arguments:
+        if os.path.isdir(argument):
+            files = _images_below(Path(argument), suffixes)
+        elif not os.path.exists(argument) and glob.has_magic(argument):
+            files = [path for path in sorted(glob.glob(argument, recursive=True)) if _is_image(path, suffixes)]
+        else:
+            files = [argument]  # also where there is none: the reader says so, and goes on to the others
+        if not files:
+            raise NoImagesError(f"{argument} leads to no image files.")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _images_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (os.path.join(place, name) for name in sorted(files) if not name.startswith("."))
+        found += [path for path in paths if _is_image(path, suffixes)]
+    return found
+
+
+def _is_image(path: str, suffixes: frozenset[str]) -> bool:
+    return Path(path).suffix.lower() in suffixes and os.path.isfile(path)
+
+
+def batch_size_for(image_size: int, count: int) -> int:
+    """How many of `count` images can be computed at once in a quarter of the memory that is free."""
+    one = image_size**2 * 3 * 4 * MEMORY_FACTOR
+    return max(1, min(LARGEST_BATCH, count, _free_memory() // 4 // one))
+
+
+def _free_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        pass
+    return USUAL_MEMORY
+
+
+@dataclass
+class ImageBatches:
+    """Preprocessed images, batch by batch, without those that cannot be read.
+
+    Args:
+        files: paths.
+        preprocess: gives float32 (1, px, px, 3) for a path.
+        batch_size: images in every batch but the last.
+    """
+
+    files: Sequence[str]
+    preprocess: ImagePreprocessor
+    batch_size: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why each file that was passed over could not be read; complete once all batches were taken."""
+
+    def __iter__(self) -> "Iterator[tuple[list[str], NDArray[np.float32]]]":
+        """Pairs of paths and images, (paths, height, width, 3); `unreadable` grows meanwhile."""
+        names: list[str] = []
+        images: list[NDArray[np.float32]] = []
+        for file in self.files:
+            try:
+                images.append(self.preprocess(file)[0])
+            except ImageError as error:
+                self.unreadable[file] = str(error)
+                continue
+            names.append(file)
+            if len(names) == self.batch_size:
+                yield names, np.stack(images)
+                names, images = [], []
+        if names:
+            yield names, np.stack(images)

@@ -1,0 +1,1 @@
+"""Checkpoints to Keras models, and back."""

@@ -1,0 +1,118 @@
+"""Back to PyTorch: a Keras model as a checkpoint in Apple's, open_clip's or timm's layout."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from ...keras_models.architectures import IMAGE_TOWERS
+from ...keras_models.errors import MissingPackageError, MobileClipError
+from ...keras_models.models.model import MobileClipModel
+from ...keras_models.store.atomic import check_file_target, file_written_whole
+from ...keras_models.store.load import load_folder
+from ...weight_maps.table import LAYOUTS, Row, model_rows
+from ..checkpoints.torch_file import TORCH_SUFFIXES
+from .mapping import read_from
+
+
+class ExportError(MobileClipError):
+    """A model cannot be written in the layout asked for; the message says why."""
+
+
+def to_torch(
+    source: MobileClipModel | str | Path,
+    layout: str,
+    out: str | Path,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Writes the train form of a model as a PyTorch checkpoint, bit for bit what it was converted from.
+
+    Args:
+        source: a model in train form, a converted folder that holds it, or a .keras file.
+        layout: "apple", "open_clip" or "timm" (the image tower alone).
+        out: a .safetensors file (PyTorch is not needed), or .pt, .pth or .bin.
+        force: whether to replace a file that is there.
+        progress: called with 1 for each tensor.
+
+    Returns:
+        The number of tensors written.
+
+    Raises:
+        ExportError: where the layout has no place for the model, or the model has been folded.
+        OutputError: where the file cannot be written. Nothing is left behind.
+    """
+    out = Path(out)
+    _check_out(out, force)
+    if layout not in LAYOUTS:
+        raise ExportError(f"{layout!r} is no layout. The layouts are {', '.join(LAYOUTS)}.")
+    model = source if isinstance(source, MobileClipModel) else _load_train_form(Path(source), layout)
+    tensors = read_from(*_model_and_rows(model, layout), progress)
+    _write(tensors, out)
+    return len(tensors)
+
+
+def _load_train_form(source: Path, layout: str) -> MobileClipModel:
+    if source.suffix == ".keras":
+        try:
+            model = keras.saving.load_model(source)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{source} cannot be loaded: {error}") from error
+        if not isinstance(model, MobileClipModel):
+            raise ExportError(f"{source} holds a {type(model).__name__}, not a MobileClipModel.")
+        return model
+    return load_folder(source, form="train", towers="image" if layout == "timm" else "both")
+
+
+def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipModel, tuple[Row, ...]]:
+    """The part of a model that a layout holds, and the table of it."""
+    if model.form != "train":
+        raise ExportError(
+            f"The model is in {model.form} form: what was folded cannot be unfolded. Give the train form."
+        )
+    image, text = model.image_encoder, model.text_encoder
+    if image is None or image.tower not in IMAGE_TOWERS:
+        raise ExportError("The model does not have an image tower of MobileCLIP, which every layout holds.")
+    if layout == "timm":
+        model = MobileClipModel(image_encoder=image, variant=model.variant)
+    elif text is None:
+        raise ExportError(f"The model has no text tower, and the {layout} layout holds one. Use timm.")
+    try:
+        rows = model_rows(image.tower, text.tower if layout != "timm" else None, layout, "train")
+    except LookupError as error:
+        others = [name for name in LAYOUTS if name != layout and _exists(image.tower, text and text.tower, name)]
+        raise ExportError(f"{error.args[0]} Use {' or '.join(others)}.") from error
+    return model, rows
+
+
+def _exists(image_tower: str, text_tower: str | None, layout: str) -> bool:
+    try:
+        return bool(model_rows(image_tower, None if layout == "timm" else text_tower, layout, "train"))
+    except LookupError:
+        return False
+
+
+def _check_out(out: Path, force: bool) -> None:
+    check_file_target(out, (".safetensors", *TORCH_SUFFIXES), force)
+    if out.suffix != ".safetensors" and importlib.util.find_spec("torch") is None:
+        raise MissingPackageError(
+            f'Writing {out.name} needs PyTorch: pip install "mobileclip-keras[convert]". A .safetensors file does not.'
+        )
+
+
+def _write(tensors: dict[str, np.ndarray], out: Path) -> None:
+    with file_written_whole(out) as beside:
+        if out.suffix == ".safetensors":
+            from safetensors.numpy import save_file
+
+            # The key that PyTorch's own tools write and look for.
+            save_file(tensors, beside, metadata={"format": "pt"})
+        else:
+            import torch
+
+            # Python's own file: by the name alone, PyTorch does not say what is wrong with a disk.
+            with open(beside, "wb") as file:
+                torch.save({key: torch.from_numpy(array) for key, array in tensors.items()}, file)

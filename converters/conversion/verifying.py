@@ -1,0 +1,181 @@
+"""Setting up the verification of a conversion: the checkpoint for PyTorch, the forms and dtypes for Keras."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import keras
+import numpy as np
+
+from ...keras_models.errors import MissingPackageError, MobileClipError
+from ...keras_models.models.model import MobileClipModel
+from ...keras_models.models.variables import variables_by_name
+from ...keras_models.registry import Variant
+from ...keras_models.store.load import form_folders, load_folder
+from ...keras_models.towers.folding import reparameterize
+from ...verify.compare import Features
+from ...verify.inputs import fixed_inputs
+from ...verify.picture import draw
+from ...verify.torch_models import Layout, TorchReference, build_reference
+from ...verify.torch_models.requirements import require_packages
+from ...verify.verification import MakeModel, Verification, verify_model
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.identify import Kind, choose_variant, identify
+from ..cli.progress import Progress
+from ..hub.records import (
+    CONVERSION_FILE,
+    PICTURE_FILE,
+    VERIFICATION_FILE,
+    read_record,
+    weight_hashes,
+    write_card,
+    write_record,
+)
+from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
+from .mapping import load_into
+
+
+def check_packages() -> None:
+    """Finds out, before any work, whether a comparison can be made.
+
+    Raises:
+        MissingPackageError: where PyTorch, timm, open_clip or matplotlib is not installed.
+    """
+    require_packages()
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "Drawing the comparison needs matplotlib, not installed here. "
+            'Install with: pip install "mobileclip-keras[verify]"'
+        )
+
+
+def verify_against(
+    checkpoint: Checkpoint,
+    kind: Kind,
+    variant: Variant,
+    make_model: MakeModel,
+    forms: tuple[str, ...],
+    progress: Progress,
+    like_open_clip: bool = False,
+) -> Verification:
+    """Verifies Keras models against the checkpoint that they come from.
+
+    Args:
+        checkpoint: opened.
+        kind: what it is.
+        variant: the variant it is taken for.
+        make_model: gives the model in a form and a dtype.
+        forms: the forms to verify.
+        progress: shows steps.
+        like_open_clip: whether the models compute as open_clip does, not as they were trained.
+
+    Raises:
+        MissingPackageError: where PyTorch, timm or open_clip is not installed.
+    """
+    inputs = fixed_inputs(variant)
+    with progress("Comparing with PyTorch", 2 + 2 * len(forms)) as advance:
+        reference = _reference(variant, kind, checkpoint, like_open_clip)
+        verification = verify_model(variant.name, make_model, forms, reference, inputs, lambda _: advance(1))
+        if kind.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
+            other = _reference(variant, kind, checkpoint, not like_open_clip)
+            text = other.encode_text(inputs.tokens) if kind.text_tower else None
+            logits = Features(other.encode_image(inputs.images), text).logits()
+            distance = float(abs(logits - verification.logits["torch"]).max())
+            verification.convention = _describe(variant, like_open_clip, distance)
+    return verification
+
+
+def verify_folder(folder: Path, source: Path, progress: Progress) -> Verification:
+    """Verifies a converted folder against a checkpoint file, and writes the outcome into the folder.
+
+    Raises:
+        MobileClipError: where the folder or the file cannot be read, or they are of different variants.
+    """
+    check_packages()
+    conversion = read_record(folder, CONVERSION_FILE)
+    if conversion["dtype"] != "float32":
+        raise MobileClipError(
+            f"{folder} holds {conversion['dtype']} weights, which are rounded on purpose. Verify the "
+            "conversion to float32 instead."
+        )
+    checkpoint = open_checkpoint(source)
+    kind = identify(checkpoint.shapes)
+    variant = choose_variant(kind, conversion["variant"], source)
+    forms = tuple(form_folders(folder))
+    like_open_clip = conversion["computes_like"] == "open_clip"
+
+    def make_model(form: str, dtype: str) -> MobileClipModel:
+        # What was folded was rounded to float32 when it was written. In float64, what it was rounded from is
+        # compared, where that is so; else, what is there.
+        if form != kind.form and dtype == "float64":
+            folded = _folded(checkpoint, kind, variant, form, like_open_clip)
+            if _rounds_to(folded, load_folder(folder, form=form)):
+                return folded
+        return load_folder(folder, form=form, dtype=dtype)
+
+    verification = verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
+    write_verification(folder, verification)
+    return verification
+
+
+def _folded(checkpoint: Checkpoint, kind: Kind, variant: Variant, form: str, like_open_clip: bool) -> MobileClipModel:
+    """What a checkpoint is folded to, in float64."""
+    model = build_model(variant, kind, has_projection_bias(variant, kind, checkpoint), "float32", like_open_clip)
+    load_into(model, checkpoint, kind.rows)
+    return reparameterize(model, form, "float64")
+
+
+def _rounds_to(exact: MobileClipModel, stored: MobileClipModel) -> bool:
+    """Whether a float32 model holds the numbers of a float64 one, to the last bit but one.
+
+    Another machine may add them up in another order, which shows in the last bit; and in more of them where little
+    is left of a sum.
+    """
+    numbers, kept = variables_by_name(exact), variables_by_name(stored)
+    if numbers.keys() != kept.keys():
+        return False
+    for name, variable in numbers.items():
+        number, rounded = (keras.ops.convert_to_numpy(v) for v in (variable, kept[name]))
+        tolerance = np.spacing(np.abs(rounded)) + 1e-12 * np.abs(number).max()
+        if rounded.dtype != np.float32 or not (np.abs(rounded - number) <= tolerance).all():
+            return False
+    return True
+
+
+def write_verification(folder: Path, verification: Verification | None) -> None:
+    """Writes the record, the picture and the model card that belongs to them; None for "not verified"."""
+    record = {"passed": False, "why": "not verified: converted with --no-verify"}
+    if verification is not None:
+        record = verification.to_json()
+        draw(verification, folder / PICTURE_FILE)
+    write_record(folder, VERIFICATION_FILE, {**record, "weights_sha256": weight_hashes(folder)})
+    write_card(folder)
+
+
+def _reference(variant: Variant, kind: Kind, checkpoint: Checkpoint, like_open_clip: bool) -> TorchReference:
+    conventions = _conventions(variant, like_open_clip) if kind.image_tower == "vit_b16" else {}
+    return build_reference(
+        kind.image_tower,
+        variant.text_tower if kind.text_tower else None,
+        {name: checkpoint.read(name) for name in checkpoint.shapes},
+        cast(Layout, kind.layout),
+        image_norm_epsilon=conventions.get("norm_epsilon"),
+        image_stem_padding=conventions.get("stem_padding"),
+    )
+
+
+def _conventions(variant: Variant, like_open_clip: bool) -> dict:
+    """How ViT-B/16 computes."""
+    trained = {"norm_epsilon": variant.image_norm_epsilon, "stem_padding": variant.image_stem_padding}
+    return OPEN_CLIP_CONVENTIONS if like_open_clip else trained
+
+
+def _describe(variant: Variant, like_open_clip: bool, distance: float) -> str:
+    """The other way of computing, and how far it is."""
+    mine, other = _conventions(variant, like_open_clip), _conventions(variant, not like_open_clip)
+    whose = "as it was trained" if like_open_clip else "as open_clip computes it"
+    return (
+        f"{variant.name} {whose} (LayerNorm epsilon {other['norm_epsilon']:g}, stem padding "
+        f"{other['stem_padding']}) gives logits up to {distance:.2g} from these (epsilon "
+        f"{mine['norm_epsilon']:g}, padding {mine['stem_padding']})."
+    )

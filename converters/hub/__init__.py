@@ -1,0 +1,1 @@
+"""Converted folders on the Hugging Face Hub: records, model card, publication."""

@@ -1,0 +1,217 @@
+"""The model card and the licence text of a folder of converted weights.
+
+Apple's licence (assets/LICENSE_MODELS.txt, the file LICENSE_MODELS of github.com/apple/ml-mobileclip) lets a
+converted copy be passed on if the copy carries the licence and the notice below, calls itself a Model
+Derivative, names what was changed, and claims no endorsement. The card says all that, and how right it is.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from string import Template
+from typing import Any
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.registry import Variant
+
+CARD_FILE = "README.md"
+LICENSE_FILE = "LICENSE"
+PICTURE_FILE = "verification.png"
+NOTICE = (
+    "Apple Machine Learning Research Model is licensed under the Apple Machine Learning Research Model "
+    "License Agreement."
+)
+# What the front matter says of every converted model.
+METADATA = {
+    "library_name": "keras",
+    "pipeline_tag": "zero-shot-image-classification",
+    "license": "apple-amlr",
+}
+
+
+class CardError(MobileClipError, ValueError):
+    """A model card lacks something that the Hub or Apple's licence asks for; the message lists everything."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the verification: how far one form on one backend is from PyTorch.
+
+    Errors are those of the logits, against PyTorch's float64 run.
+    """
+
+    form: str
+    """"train" or "inference"."""
+    backend: str
+    """What Keras ran on: "tensorflow", "jax" or "torch"."""
+    float64_difference: float
+    """Largest difference of the unnormalised features in float64, relative to the largest of them."""
+    rms_ratio: float
+    """Root mean square of Keras's float32 error, over that of PyTorch's."""
+    max_ratio: float
+    """Largest of Keras's float32 errors, over the largest of PyTorch's."""
+    same_top1: bool
+    """Whether every image and every text got the same best match."""
+
+
+@dataclass(frozen=True)
+class CardInfo:
+    """What a model card says of one conversion."""
+
+    repo_id: str
+    """Where the usage examples load from: "user/name"."""
+    variant: Variant
+    source_file: str
+    """Name of the checkpoint that was converted."""
+    source_sha256: str
+    forms: tuple[str, ...]
+    """The forms stored: "train", "inference" or both."""
+    dtype: str = "float32"
+    """Of the stored weights."""
+    source_dtype: str = "float32"
+    """Of the checkpoint's tensors."""
+    reference: str = ""
+    """What Keras was compared with: "open_clip 3.3.0 on PyTorch 2.6.0"."""
+    images: int = 0
+    """How many images were compared."""
+    texts: int = 0
+    """How many texts, each with every image."""
+    checks: tuple[Check, ...] = ()
+    """Empty for weights that were not verified."""
+
+
+def render_card(info: CardInfo) -> str:
+    """The README.md of a converted model, in the Hub's form: YAML front matter, then Markdown."""
+    variant = info.variant
+    return Template(_asset("model_card.md")).substitute(
+        title=variant.title,
+        base_model=variant.published.repo,
+        license=variant.license,
+        notice=NOTICE,
+        repo_id=info.repo_id,
+        image_tower=variant.image_tower,
+        text_tower=variant.text_tower,
+        image_parameters=f"{variant.image_parameters:.1f}",
+        text_parameters=f"{variant.text_parameters:.1f}",
+        image_size=variant.image_size,
+        interpolation={"bilinear": "bilinearly", "bicubic": "bicubically"}[variant.interpolation],
+        mean=_triple(variant.mean),
+        std=_triple(variant.std),
+        embed_dim=variant.embed_dim,
+        accuracy=f"{variant.imagenet_top1:.1f}",
+        forms=" and ".join(f"{form} form" for form in info.forms),
+        dtype=info.dtype,
+        source_file=info.source_file,
+        source_sha256=info.source_sha256,
+        changes="\n".join(f"- {change}" for change in _changes(info)),
+        verification=_verification(info),
+    )
+
+
+def license_text() -> str:
+    """Apple's licence of the weights, to be written beside them as LICENSE_FILE."""
+    return _asset("LICENSE_MODELS.txt")
+
+
+def validate_card(text: str) -> dict[str, Any]:
+    """Returns a card's front matter, checked for what the Hub's users and Apple's licence ask for.
+
+    Raises CardError with everything that is wrong.
+    """
+    metadata = _front_matter(text)
+    wrong = [
+        f"{key} is {metadata.get(key)!r} and should be {value!r}"
+        for key, value in METADATA.items()
+        if metadata.get(key) != value
+    ]
+    if not str(metadata.get("base_model", "")).startswith("apple/"):
+        wrong.append("base_model does not name the repository of Apple's checkpoint (apple/…)")
+    if "mobileclip" not in (metadata.get("tags") or ()):
+        wrong.append("tags lack mobileclip")
+    # A card may be edited by hand, and so wrapped.
+    body = " ".join(text.replace("\n> ", "\n").split())
+    for needed in (NOTICE, "Model Derivative", "## What was changed", f"]({LICENSE_FILE})"):
+        if needed not in body:
+            wrong.append(f"the text lacks {needed!r}")
+    if wrong:
+        raise CardError(f"The model card {CARD_FILE} cannot be published: {'; '.join(wrong)}.")
+    return metadata
+
+
+def _front_matter(text: str) -> dict[str, Any]:
+    import yaml
+
+    start, separator, rest = text.partition("---\n")
+    block, end, _ = rest.partition("\n---\n")
+    if start or not separator or not end:
+        raise CardError(f"The model card {CARD_FILE} does not start with metadata between two lines of ---.")
+    try:
+        metadata = yaml.safe_load(block)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise CardError(f"The metadata of the model card {CARD_FILE} are not YAML: {reason}.") from error
+    if not isinstance(metadata, dict):
+        raise CardError(f"The metadata of the model card {CARD_FILE} are not a mapping of names to values.")
+    return metadata
+
+
+def _changes(info: CardInfo) -> list[str]:
+    changes = [
+        f"Converted from PyTorch (`{info.source_file}`) to Keras 3 and stored as HDF5 in Keras's own layout.",
+        "Tensors transposed to Keras's order of axes: convolution kernels from (out, in, height, width) to "
+        "(height, width, in, out), dense kernels from (out, in) to (in, out).",
+    ]
+    if "inference" in info.forms:
+        changes.append(
+            "In the inference form, the parallel branches of the blocks, the batch normalisations, the layer "
+            "scales and the skip connections that are linear were folded, in float64, into the convolution "
+            "or dense layer beside them: fewer layers that compute the same function."
+        )
+    if "train" in info.forms:
+        changes.append("In the train form, every tensor of the original is there, with its own values.")
+    if info.dtype != info.source_dtype:
+        changes.append(f"Numbers converted from {info.source_dtype} to {info.dtype}.")
+    changes.append("Added: the tokenizer's files and the settings of image preprocessing.")
+    return [*changes, "Nothing was retrained, fine-tuned, pruned or quantised."]
+
+
+def _verification(info: CardInfo) -> str:
+    if not info.checks:
+        return "**These weights have not been verified** against PyTorch."
+    header = (
+        "Form",
+        "Keras on",
+        "Difference in float64",
+        "Error in float32, rms",
+        "Error in float32, largest",
+        "Same best match",
+    )
+    rows = [
+        (
+            check.form,
+            check.backend,
+            f"{check.float64_difference:.1e}",
+            f"{check.rms_ratio:.2f} ×",
+            f"{check.max_ratio:.2f} ×",
+            "yes" if check.same_top1 else "**no**",
+        )
+        for check in info.checks
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
+    return f"""\
+{info.images} images and {info.texts} texts went through these weights and through {info.reference}.
+
+{table}
+
+"Difference in float64" is the largest difference of the features before normalisation, relative to the
+largest of the features. "Error in float32" is how far the logits in float32 are from PyTorch's in float64, as
+a multiple of the same error of PyTorch's own float32. All numbers are in `verification.json`.
+
+![Errors of each form and stage, and logits of Keras against those of PyTorch]({PICTURE_FILE})"""
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"({', '.join(f'{value:.8g}' for value in values)})"
+
+
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,214 @@
+"""Putting a converted folder on the Hub, once it has been shown to be right."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.inputs.preprocessing import ImagePreprocessor
+from ...keras_models.inputs.tokenizer import Tokenizer
+from ...keras_models.store.load import CONFIG, TRAIN_FOLDER, WEIGHTS, form_folders
+from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, validate_card
+from .records import CONVERSION_FILE, VERIFICATION_FILE, read_record, weight_hashes, write_card
+from .upload import HubError, upload_folder
+
+_FORM_FILES = (CONFIG, "metadata.json", WEIGHTS)
+_OTHER_FILES = (
+    LICENSE_FILE,
+    CONVERSION_FILE,
+    VERIFICATION_FILE,
+    PICTURE_FILE,
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+class PublishError(MobileClipError):
+    """A folder is not fit to be published; the message lists everything that it lacks."""
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a publication."""
+
+    path: str
+    """In the repository."""
+    size: int
+    """In bytes."""
+    sent: bool
+    """Whether it was, or would be, uploaded; the repository holds the others already, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What `publish` did, or would do."""
+
+    url: str
+    commit: str | None
+    """What the tag names; None for a dry run that found something to upload."""
+    tag: str
+    files: tuple[PublishedFile, ...]
+    left_out: tuple[str, ...]
+    """Files of the folder that are no part of a converted model, and stay where they are."""
+    would_create: bool = False
+    """Of a dry run: whether the repository is still to be made, or is one that this user may not see."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the command line's --json."""
+        return asdict(self)
+
+
+def publish(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+) -> Publication:
+    """Uploads a converted folder whose verification passed for exactly the weights in it.
+
+    The model card is written anew, for this repository, and so not taken from the folder, in which nothing
+    changes. Everything goes up in one commit, which is tagged; what the repository holds already is not sent
+    again.
+
+    Args:
+        folder: what `convert` wrote.
+        repo: "user/name"; made where there is none.
+        private: whether a new repository is private.
+        dry_run: whether to check and compare everything, and to change nothing.
+        token: with write access; None for HF_TOKEN or the login of the Hub's client. A dry run needs none.
+        revision: the branch to upload to; None for main.
+        tag: of the commit; None for "v" and the version of this package. A tag never moves.
+
+    Raises:
+        PublishError: listing what keeps the folder from being published.
+        HubError: where the Hub, the way to it or the disk fails.
+    """
+    folder, repo = Path(folder), repo.removeprefix("hf://")
+    if len([part for part in repo.split("/") if part]) != 2:
+        raise HubError(f"Cannot upload to {repo}: name the repository as user/name.")
+    problems = find_problems(folder)
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise PublishError(f"{folder} cannot be published:{listed}")
+    tag = tag or _version_tag()
+    with _staged(folder, repo) as staged:
+        validate_card((staged / CARD_FILE).read_text(encoding="utf-8"))
+        done = upload_folder(staged, repo, private=private, token=token, revision=revision, tag=tag, dry_run=dry_run)
+        files = tuple(
+            PublishedFile(path, (staged / path).stat().st_size, path in done.files_uploaded)
+            for path in sorted((*done.files_uploaded, *done.files_unchanged))
+        )
+    return Publication(done.url, done.commit, tag, files, _left_out(folder), done.would_create)
+
+
+def find_problems(folder: Path) -> list[str]:
+    """What keeps a converted folder from being published, in words; empty where nothing does.
+
+    Raises:
+        MobileClipError: where the folder holds no converted model, or its records cannot be read.
+    """
+    forms = form_folders(folder)
+    if read_record(folder, CONFIG)["config"]["text_encoder"] is None:
+        return ["it holds the image tower alone, and what is published is to classify by texts"]
+    conversion, verification = read_record(folder, CONVERSION_FILE), read_record(folder, VERIFICATION_FILE)
+    needed = _needed(folder)
+    missing = [path for path in needed if not (folder / path).is_file()]
+    problems = [f"it has no {path}" for path in missing]
+    if verification.get("passed") is True:
+        problems += _unverified_forms(verification, tuple(forms))
+    else:
+        problems += _failures(verification)
+    if not any(path.endswith(WEIGHTS) for path in missing):
+        held = weight_hashes(folder)
+        for name, record in ((CONVERSION_FILE, conversion), (VERIFICATION_FILE, verification)):
+            noted = record.get("weights_sha256") or {}
+            problems += [
+                f"the {form} form is not the one that {name} is about: its weights have changed since"
+                for form in held
+                if noted.get(form) != held[form]
+            ]
+    if LICENSE_FILE not in missing and (folder / LICENSE_FILE).read_bytes() != license_text().encode():
+        problems.append(f"its {LICENSE_FILE} is not Apple's licence of the weights, word for word")
+    return problems + _unreadable(folder, missing)
+
+
+def _needed(folder: Path) -> list[str]:
+    """The files of a converted folder, but for the model card."""
+    places = form_folders(folder).values()
+    forms = [(place / name).relative_to(folder).as_posix() for place in places for name in _FORM_FILES]
+    return [*forms, *_OTHER_FILES]
+
+
+def _failures(verification: dict[str, Any]) -> list[str]:
+    """Which comparisons with PyTorch failed."""
+    if "why" in verification:
+        return [f"it was {verification['why']}"]
+    failed = [
+        f"the {check['form']} form failed its comparison with PyTorch in {dtype}"
+        for dtype in ("float64", "float32")
+        for check in verification.get(dtype, ())
+        if not check["passed"]
+    ]
+    return failed or [f"its verification did not pass ({VERIFICATION_FILE})"]
+
+
+def _unverified_forms(verification: dict[str, Any], forms: tuple[str, ...]) -> list[str]:
+    return [
+        f"the {form} form was not compared with PyTorch in {dtype}"
+        for dtype in ("float64", "float32")
+        for form in forms
+        if form not in [check["form"] for check in verification.get(dtype, ())]
+    ]
+
+
+def _unreadable(folder: Path, missing: list[str]) -> list[str]:
+    """What is wrong with the files of preprocessing and tokenizer."""
+    problems = []
+    for kind, file in ((ImagePreprocessor, "preprocessor_config.json"), (Tokenizer, "tokenizer.json")):
+        if file not in missing:
+            try:
+                kind.from_pretrained(folder)
+            except MobileClipError as error:
+                problems.append(str(error).rstrip("."))
+    return problems
+
+
+@contextmanager
+def _staged(folder: Path, repo: str) -> Iterator[Path]:
+    """A folder of the files to publish: links to those of `folder`, and a model card for this repository."""
+    with tempfile.TemporaryDirectory() as beside:
+        staged = Path(beside) / folder.resolve().name
+        (staged / TRAIN_FOLDER).mkdir(parents=True)
+        for path in _needed(folder):
+            source = (folder / path).resolve()
+            try:
+                (staged / path).symlink_to(source)
+            except OSError:  # a system without links
+                shutil.copyfile(source, staged / path)
+        # Beside the records, but over no link: the folder's own licence is not written to.
+        (staged / LICENSE_FILE).unlink()
+        write_card(staged, repo)
+        yield staged
+
+
+def _left_out(folder: Path) -> tuple[str, ...]:
+    known = {*_needed(folder), CARD_FILE}
+    there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return tuple(sorted(path for path in there if path not in known))
+
+
+def _version_tag() -> str:
+    try:
+        return f"v{version('mobileclip-keras')}"
+    except PackageNotFoundError:
+        raise PublishError("The version of mobileclip-keras is not known: give a tag.") from None

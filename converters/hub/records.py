@@ -1,0 +1,107 @@
+"""The records in a converted folder: where it came from, and how its verification came out."""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...keras_models.errors import MobileClipError
+from ...keras_models.registry import get_variant
+from ...keras_models.store.atomic import CONVERSION_FILE as CONVERSION_FILE
+from ...keras_models.store.load import WEIGHTS, form_folders
+from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, license_text, render_card
+
+VERIFICATION_FILE = "verification.json"
+PICTURE_FILE = "verification.png"
+
+
+class RecordError(MobileClipError):
+    """A converted folder lacks a record, or the record does not fit the weights beside it."""
+
+
+class _Record(dict[str, Any]):
+    """A record, or one within it, that says where something is missing."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise RecordError(f"{self._path} does not say {key!r}.")
+
+
+def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """One of the JSON files of a converted folder.
+
+    Raises:
+        RecordError: where it is missing or damaged; also where what is asked of the record is not in it.
+    """
+    path = folder / name
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Record, path))
+    except FileNotFoundError as error:
+        raise RecordError(f"{folder} has no {name}: it was not written by convert.") from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise RecordError(f"{path} does not hold a record.")
+    return record
+
+
+def write_record(folder: Path, name: str, record: dict[str, Any]) -> None:
+    """Writes one of the JSON files of a converted folder."""
+    (folder / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each form's weights in a converted folder, in hexadecimal."""
+    return {form: _file_digest(place / WEIGHTS) for form, place in form_folders(folder).items()}
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_card(folder: Path, repo_id: str | None = None) -> None:
+    """Writes the model card and the licence into a converted folder.
+
+    Args:
+        folder: with its records.
+        repo_id: where it will be published, for the usage examples; None for a name that the reader replaces.
+    """
+    (folder / CARD_FILE).write_text(render_card(_card_info(folder, repo_id)), encoding="utf-8")
+    (folder / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
+
+
+def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
+    conversion, verification = read_record(folder, CONVERSION_FILE), read_record(folder, VERIFICATION_FILE)
+    variant = get_variant(conversion["variant"])
+    versions, inputs = verification.get("versions", {}), verification.get("inputs", {})
+    exact = {check["form"]: check for check in verification.get("float64", ())}
+    checks = tuple(
+        Check(
+            form=check["form"],
+            backend=verification["backend"],
+            float64_difference=max(v for v in (exact[check["form"]][k] for k in ("image", "text")) if v is not None),
+            rms_ratio=check["rms_ratio"],
+            max_ratio=check["max_ratio"],
+            same_top1=check["top1_differences"] == 0,
+        )
+        for check in verification.get("float32", ())
+    )
+    return CardInfo(
+        repo_id=repo_id or f"user/{variant.name}-keras",
+        variant=variant,
+        source_file=conversion["source"]["file"],
+        source_sha256=conversion["source"]["sha256"],
+        forms=tuple(conversion["weights_sha256"]),
+        dtype=conversion["dtype"],
+        source_dtype=conversion["source"]["dtype"],
+        reference=f"open_clip {versions.get('open_clip_torch')} and timm {versions.get('timm')} on PyTorch "
+        f"{versions.get('torch')}",
+        images=len(inputs.get("images", ())),
+        texts=len(inputs.get("texts", ())),
+        checks=checks,
+    )

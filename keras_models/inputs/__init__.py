@@ -1,0 +1,1 @@
+"""What models are given: pictures and texts made into arrays."""

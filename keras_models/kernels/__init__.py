@@ -1,0 +1,1 @@
+"""What layers compute: every operation in keras.ops, and what each backend does faster."""

@@ -1,0 +1,1 @@
+"""The models that people use: image encoder, text encoder, and both in one."""

@@ -1,0 +1,1 @@
+"""The image and text backbones, and folding them."""
