@@ -59,12 +59,12 @@ def with_mapping(source: str, out: str, variant: str) -> Sample:
     _import_reader(source)
     found = get_variant(variant)
     checkpoint = open_checkpoint(source)
-    kind = identify(checkpoint.shapes)
-    model = build_model(found, kind, has_projection_bias(found, kind, checkpoint))
+    checkpoint_format = identify(checkpoint.shapes)
+    model = build_model(found, checkpoint_format, has_projection_bias(found, checkpoint_format, checkpoint))
     sample: Sample = {}
     with measured(sample):
         checkpoint = open_checkpoint(source)
-        load_into(model, checkpoint, kind.rows)
+        load_into(model, checkpoint, checkpoint_format.rows)
         save_model(model, Path(out))
     assert keras.ops.convert_to_numpy(model.logit_scale) > 0
     return sample

@@ -28,10 +28,10 @@ def reference(folder: Path, tower: str, dtype: str) -> Any:
     from mobileclip_keras.verify.torch_models import build_reference
 
     checkpoint = open_checkpoint(folder / (folder / "source.txt").read_text())
-    kind = identify(checkpoint.shapes)
-    variant = choose_variant(kind, None, checkpoint.path)
+    checkpoint_format = identify(checkpoint.shapes)
+    variant = choose_variant(checkpoint_format, None, checkpoint.path)
     state = {name: checkpoint.read(name) for name in checkpoint.shapes}
-    made = build_reference(variant.image_tower, variant.text_tower, state, kind.layout, dtype=dtype)
+    made = build_reference(variant.image_tower, variant.text_tower, state, checkpoint_format.layout, dtype=dtype)
     return made.image_tower if tower == "image" else made.text_tower
 
 

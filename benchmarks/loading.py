@@ -113,15 +113,17 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     import torch
     from safetensors.numpy import load_file, save_file
 
-    from mobileclip_keras.converters.checkpoints.identify import Kind
+    from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
     from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
     from mobileclip_keras.verify import synthetic
 
     found = get_variant(variant)
-    kind = Kind(found.image_tower, found.text_tower.removesuffix("_causal"), "open_clip", "train")
+    checkpoint_format = CheckpointFormat(
+        found.image_tower, found.text_tower.removesuffix("_causal"), "open_clip", "train"
+    )
     file = folder / f"{found.name}.safetensors"
-    save_file(synthetic.state_dict(kind.shapes.items(), seed=0), file)
+    save_file(synthetic.state_dict(checkpoint_format.shapes.items(), seed=0), file)
     pickled = file.with_suffix(".pt")
     torch.save({name: torch.from_numpy(np.array(array)) for name, array in load_file(file).items()}, pickled)
     convert(file, folder / "keras", variant=found.name, verify=False)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import mobileclip_keras as mk
 from mobileclip_keras import verify
-from mobileclip_keras.converters.checkpoints.identify import Kind
+from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
 from mobileclip_keras.converters.cli.progress import bars
 from mobileclip_keras.converters.conversion.convert import convert
 from mobileclip_keras.verify import synthetic
@@ -33,7 +33,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = Path(temporary) / "mobileclip_s0.pt"
-        shapes = Kind("mci0", "mct", "apple", "train").shapes
+        shapes = CheckpointFormat("mci0", "mct", "apple", "train").shapes
         tensors = synthetic.state_dict(shapes.items(), seed=0)
         torch.save({name: torch.from_numpy(values) for name, values in tensors.items()}, checkpoint)
         console.print(f"[bold]1.[/] A synthetic checkpoint: {checkpoint.stat().st_size / 1e6:.0f} MB")

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from mobileclip_keras.converters.checkpoints.identify import Kind
+from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 
-S0 = Kind("mci0", "mct", "apple", "train")
-SMALL_CLIP = Kind("mci0", "transformer_512", "open_clip", "train")
-TIMM = Kind("mci0", None, "timm", "train")
+S0 = CheckpointFormat("mci0", "mct", "apple", "train")
+SMALL_CLIP = CheckpointFormat("mci0", "transformer_512", "open_clip", "train")
+TIMM = CheckpointFormat("mci0", None, "timm", "train")
 
 Arrays = dict[str, np.ndarray]
 
 
 @lru_cache(maxsize=2)
-def arrays(kind: Kind, seed: int = 0) -> Arrays:
+def arrays(checkpoint_format: CheckpointFormat, seed: int = 0) -> Arrays:
     """A synthetic checkpoint. The last two are kept; nobody may change them."""
-    made = synthetic.state_dict(kind.shapes.items(), seed)
+    made = synthetic.state_dict(checkpoint_format.shapes.items(), seed)
     for array in made.values():
         array.flags.writeable = False
     return made

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint
-from mobileclip_keras.converters.checkpoints.identify import Kind, identify
+from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, identify
 from mobileclip_keras.converters.conversion.build import build_model, has_projection_bias
 from mobileclip_keras.converters.conversion.mapping import load_into
 from mobileclip_keras.keras_models.architectures import (
@@ -102,7 +102,7 @@ def checkpoint(arrays: Arrays, name: str = "synthetic.pt") -> Checkpoint:
     return Checkpoint(Path(name), shapes, dtypes, [], arrays.__getitem__)
 
 
-def kind(reference: str) -> Kind:
+def checkpoint_format(reference: str) -> CheckpointFormat:
     return identify({name: shape for name, (_, shape) in manifest(reference).items()})
 
 
@@ -110,7 +110,7 @@ def synthetic_model(
     reference: str, dtype: str = "float64", arrays: Arrays | None = None, like_open_clip: bool = False
 ) -> MobileClipModel:
     """The Keras model of a reference checkpoint, in train form, loaded through the tables."""
-    variant, found = get_variant(REFERENCES[reference]), kind(reference)
+    variant, found = get_variant(REFERENCES[reference]), checkpoint_format(reference)
     source = checkpoint(tensors(reference) if arrays is None else arrays)
     bias = has_projection_bias(variant, found, source)
     model = build_model(variant, found, bias, dtype, like_open_clip)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
-from mobileclip_keras.converters.checkpoints.identify import Kind, WrongVariantError, identify
+from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, WrongVariantError, identify
 from mobileclip_keras.converters.conversion import convert as module
 from mobileclip_keras.converters.conversion.build import build_model
 from mobileclip_keras.converters.conversion.convert import Conversion, convert
@@ -108,11 +109,11 @@ def test_one_form_alone(image_file, tmp_path, form):
     assert done.notes == ("the timm layout holds the image tower alone: there is no text tower",)
 
 
-def float64_model(kind: Kind, variant: str, tensors):
+def float64_model(checkpoint_format: CheckpointFormat, variant: str, tensors):
     checkpoint = open_checkpoint(tensors)
     found = get_variant(variant)
-    model = build_model(found, kind, kind.layout != "apple", "float64")
-    load_into(model, checkpoint, kind.rows)
+    model = build_model(found, checkpoint_format, checkpoint_format.layout != "apple", "float64")
+    load_into(model, checkpoint, checkpoint_format.rows)
     return model
 
 
@@ -126,14 +127,14 @@ def assert_is_folded(folder, trained) -> None:
         assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max(), name
 
 
-@pytest.mark.parametrize(("kind", "variant"), [(TIMM, "2-s0"), (S0, "s0")], ids=str)
-def test_a_folded_checkpoint_becomes_the_inference_form(tmp_path, image_file, s0_file, kind, variant):
-    trained = float64_model(kind, variant, image_file if kind is TIMM else s0_file)
-    folded = Kind(kind.image_tower, kind.text_tower, kind.layout, "reparameterized")
-    assert len(folded.rows) < len(kind.rows)
+@pytest.mark.parametrize(("checkpoint_format", "variant"), [(TIMM, "2-s0"), (S0, "s0")], ids=str)
+def test_a_folded_checkpoint_becomes_the_inference_form(tmp_path, image_file, s0_file, checkpoint_format, variant):
+    trained = float64_model(checkpoint_format, variant, image_file if checkpoint_format is TIMM else s0_file)
+    folded = replace(checkpoint_format, form="reparameterized")
+    assert len(folded.rows) < len(checkpoint_format.rows)
     path = write(read_from(trained.reparameterize("reparameterized"), folded.rows), tmp_path / f"{variant}.safetensors")
     done = convert(path, tmp_path / "out", verify=False)
-    assert done.kind == folded and done.forms == ("inference",)
+    assert done.format == folded and done.forms == ("inference",)
     assert "reparameterised already" in done.notes[-1]
     assert_is_folded(tmp_path / "out", trained)
     with pytest.raises(MobileClipError, match="its branches are gone, so there is no train form to write"):
@@ -152,7 +153,7 @@ def test_what_timm_folded_becomes_the_inference_form(tmp_path, image_file):
         {name: t.float() if t.is_floating_point() else t for name, t in folded.state_dict().items()},
         tmp_path / "2-s0.pt",
     )
-    assert convert(tmp_path / "2-s0.pt", tmp_path / "out", verify=False).kind.form == "reparameterized"
+    assert convert(tmp_path / "2-s0.pt", tmp_path / "out", verify=False).format.form == "reparameterized"
     assert_is_folded(tmp_path / "out", float64_model(TIMM, "2-s0", image_file))
 
 

@@ -5,34 +5,34 @@ from pathlib import Path
 import pytest
 
 from mobileclip_keras.converters.checkpoints.identify import (
-    Kind,
+    CheckpointFormat,
     UnknownCheckpointError,
     WrongVariantError,
     choose_variant,
     identify,
-    kinds,
+    known_formats,
 )
 from mobileclip_keras.keras_models.registry import VARIANTS
 from tests.converter_support import S0, SMALL_CLIP, TIMM
 
-KINDS = list(kinds())
-S2_CLIP = Kind("mci2", "transformer_512", "open_clip", "train")
-B = Kind("vit_b16", "transformer_512", "apple", "train")
+FORMATS = list(known_formats())
+S2_CLIP = CheckpointFormat("mci2", "transformer_512", "open_clip", "train")
+B = CheckpointFormat("vit_b16", "transformer_512", "apple", "train")
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_every_kind_is_known_by_its_names_and_shapes(kind):
-    assert identify(dict(reversed(kind.shapes.items()))) == kind
-    for variant in kind.variants:
-        assert choose_variant(kind, variant.short_name, Path("a.pt")) is variant
+@pytest.mark.parametrize("checkpoint_format", FORMATS, ids=str)
+def test_every_format_is_known_by_its_names_and_shapes(checkpoint_format):
+    assert identify(dict(reversed(checkpoint_format.shapes.items()))) == checkpoint_format
+    for variant in checkpoint_format.variants:
+        assert choose_variant(checkpoint_format, variant.short_name, Path("a.pt")) is variant
 
 
 def test_every_published_file_has_its_kind():
-    found = {(variant.name, kind.layout) for kind in KINDS if kind.form == "train" for variant in kind.variants}
+    found = {(variant.name, known.layout) for known in FORMATS if known.form == "train" for variant in known.variants}
     for variant in VARIANTS.values():
         for file in (variant.published, *variant.copies):
             assert (variant.name, file.layout) in found
-    folded = {(kind.image_tower, kind.layout) for kind in KINDS if kind.form != "train"}
+    folded = {(known.image_tower, known.layout) for known in FORMATS if known.form != "train"}
     assert folded == {(f"mci{i}", layout) for i in range(5) for layout in ("open_clip", "timm")} | {
         (f"mci{i}", "apple") for i in range(3)
     }
@@ -100,23 +100,23 @@ def test_everything_that_differs_is_told_at_once():
     ]
 
 
-@pytest.mark.parametrize("kind", [S0, SMALL_CLIP, TIMM], ids=str)
-def test_one_tensor_is_enough_to_differ(kind):
-    name, shape = next((n, s) for n, s in kind.shapes.items() if len(s) == 4)
+@pytest.mark.parametrize("checkpoint_format", [S0, SMALL_CLIP, TIMM], ids=str)
+def test_one_tensor_is_enough_to_differ(checkpoint_format):
+    name, shape = next((n, s) for n, s in checkpoint_format.shapes.items() if len(s) == 4)
     changed = {
-        f"missing from the checkpoint:\n  {name} ": {n: s for n, s in kind.shapes.items() if n != name},
-        "1 tensor unexpected in the checkpoint:\n  extra of shape (2)": {**kind.shapes, "extra": (2,)},
-        f"wrong shape in the checkpoint:\n  {name} has shape": {**kind.shapes, name: shape[::-1]},
-        "missing from the checkpoint": {n if n != name else n.upper(): s for n, s in kind.shapes.items()},
+        f"missing from the checkpoint:\n  {name} ": {n: s for n, s in checkpoint_format.shapes.items() if n != name},
+        "1 tensor unexpected in the checkpoint:\n  extra of shape (2)": {**checkpoint_format.shapes, "extra": (2,)},
+        f"wrong shape in the checkpoint:\n  {name} has shape": {**checkpoint_format.shapes, name: shape[::-1]},
+        "missing from the checkpoint": {n if n != name else n.upper(): s for n, s in checkpoint_format.shapes.items()},
     }
     for expected, shapes in changed.items():
         with pytest.raises(UnknownCheckpointError) as error:
             identify(shapes)
-        assert expected in str(error.value) and f"The nearest is {kind}" in str(error.value)
+        assert expected in str(error.value) and f"The nearest is {checkpoint_format}" in str(error.value)
 
 
 def test_a_checkpoint_halfway_folded_is_none():
-    folded = Kind("mci0", None, "timm", "reparameterized")
+    folded = CheckpointFormat("mci0", None, "timm", "reparameterized")
     mixed = dict(list(TIMM.shapes.items())[:200]) | dict(list(folded.shapes.items())[100:])
     with pytest.raises(UnknownCheckpointError, match="from which it differs"):
         identify(mixed)
@@ -146,7 +146,7 @@ def test_what_cannot_be_told_apart_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "name"),
+    ("checkpoint_format", "path", "name"),
     [
         (S0, "a.pt", "mobileclip_s0"),
         (SMALL_CLIP, "a.pt", "mobileclip2_s0"),
@@ -158,5 +158,5 @@ def test_what_cannot_be_told_apart_is_asked_for():
         (S0, "mobileclip_s2.pt", "mobileclip_s0"),  # a name does not outweigh the content
     ],
 )
-def test_names_of_files_settle_it(kind, path, name):
-    assert choose_variant(kind, None, Path(path)).name == name
+def test_names_of_files_settle_it(checkpoint_format, path, name):
+    assert choose_variant(checkpoint_format, None, Path(path)).name == name

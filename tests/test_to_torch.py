@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
-from mobileclip_keras.converters.checkpoints.identify import Kind, identify
+from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, identify
 from mobileclip_keras.converters.conversion import to_torch as export
 from mobileclip_keras.converters.conversion.build import build_model
 from mobileclip_keras.converters.conversion.convert import convert
@@ -30,14 +30,14 @@ from tests.converter_support import (
     write,
 )
 
-SMALL_APPLE = Kind("mci0", "transformer_512", "apple", "train")
+SMALL_APPLE = CheckpointFormat("mci0", "transformer_512", "apple", "train")
 BIAS = "visual.trunk.head.fc.bias"
 
 
-def model_of(kind: Kind, variant: str, folder, bias: bool) -> MobileClipModel:
-    path = write(arrays(kind), folder / f"{variant}.safetensors")
-    model = build_model(get_variant(variant), kind, bias)
-    load_into(model, open_checkpoint(path), kind.rows)
+def model_of(checkpoint_format: CheckpointFormat, variant: str, folder, bias: bool) -> MobileClipModel:
+    path = write(arrays(checkpoint_format), folder / f"{variant}.safetensors")
+    model = build_model(get_variant(variant), checkpoint_format, bias)
+    load_into(model, open_checkpoint(path), checkpoint_format.rows)
     return model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .safetensors_file import INDEX_SUFFIX, index_in, open_safetensors, open_sharded, shards
-from .tensor_file import CheckpointError, Contents, first_line
+from .tensor_file import CheckpointError, TensorFile, first_line
 from .torch_file import open_torch
 
 # What data-parallel training and torch.compile put before every name.
@@ -87,7 +87,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _open_file(path: Path) -> Contents:
+def _open_file(path: Path) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file.")
     with open(path, "rb") as file:
@@ -105,7 +105,7 @@ def _open_file(path: Path) -> Contents:
     return open_safetensors(path) if path.suffix == ".safetensors" and not by_torch else open_torch(path)
 
 
-def _unwrapped(path: Path, files: tuple[Path, ...], contents: Contents) -> Checkpoint:
+def _unwrapped(path: Path, files: tuple[Path, ...], contents: TensorFile) -> Checkpoint:
     """The contents without what wrappers did to names and shapes."""
     notes = list(contents.notes)
     names = {name: name for name in contents.shapes}  # the name in the file, by the name without prefixes

@@ -22,7 +22,7 @@ class WrongVariantError(MobileClipError):
 
 
 @dataclass(frozen=True)
-class Kind:
+class CheckpointFormat:
     """What a checkpoint is: towers, the names of its tensors, and how far it has been folded."""
 
     image_tower: str
@@ -56,44 +56,44 @@ class Kind:
         return f"{names} in the {self.layout} layout{folded}"
 
 
-def kinds() -> Iterator[Kind]:
-    """Every kind of checkpoint that there is a table for, published forms first."""
+def known_formats() -> Iterator[CheckpointFormat]:
+    """Every format that there is a table for, published forms first."""
     seen = set()
     for form in ("train", "reparameterized"):
         for layout in LAYOUTS:
             for variant in VARIANTS.values():
                 text = None if layout == "timm" else _without_mask(variant.text_tower)
-                kind = Kind(variant.image_tower, text, layout, form)
+                known = CheckpointFormat(variant.image_tower, text, layout, form)
                 try:
-                    key = kind.rows
+                    rows = known.rows
                 except LookupError:
                     continue
-                if key not in seen:
-                    seen.add(key)
-                    yield kind
+                if rows not in seen:
+                    seen.add(rows)
+                    yield known
 
 
-def identify(shapes: Shapes) -> Kind:
-    """The kind of a checkpoint with these names and shapes.
+def identify(shapes: Shapes) -> CheckpointFormat:
+    """The format of a checkpoint with these names and shapes.
 
     Raises:
         UnknownCheckpointError: where no table has exactly these names and shapes.
     """
     nearest, likeness = None, -1.0
     names = set(shapes)
-    for kind in kinds():
-        theirs = set(kind.shapes)
+    for known in known_formats():
+        theirs = set(known.shapes)
         score = len(names & theirs) / len(names | theirs)
-        score += 1e-3 * sum(shapes.get(name) == shape for name, shape in kind.shapes.items()) / len(theirs)
-        if names == theirs and all(tuple(shapes[name]) == kind.shapes[name] for name in names):
-            return kind
+        score += 1e-3 * sum(shapes.get(name) == shape for name, shape in known.shapes.items()) / len(theirs)
+        if names == theirs and all(tuple(shapes[name]) == known.shapes[name] for name in names):
+            return known
         if score > likeness:
-            nearest, likeness = kind, score
+            nearest, likeness = known, score
     assert nearest is not None
     raise UnknownCheckpointError(_differences(nearest, likeness, shapes))
 
 
-def _differences(nearest: Kind, likeness: float, shapes: Shapes) -> str:
+def _differences(nearest: CheckpointFormat, likeness: float, shapes: Shapes) -> str:
     if likeness < 0.01:
         known = len(set(shapes) & set(nearest.shapes))
         return (
@@ -101,16 +101,16 @@ def _differences(nearest: Kind, likeness: float, shapes: Shapes) -> str:
             f"{'have' if known > 1 else 'has'} a name of one (it begins with {', '.join(list(shapes)[:3])})."
         )
     return f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n" + report(
-        source_problems(nearest, shapes)
+        _problems(nearest, shapes)
     )
 
 
-def source_problems(kind: Kind, shapes: Shapes) -> list[Problem]:
-    """What differs between a checkpoint and a kind, on the checkpoint's side."""
-    return audit(kind.rows, shapes, {row.target: row.target_shape for row in kind.rows})
+def _problems(known: CheckpointFormat, shapes: Shapes) -> list[Problem]:
+    """What a checkpoint lacks, or has too much, to be of a known format."""
+    return audit(known.rows, shapes, {row.target: row.target_shape for row in known.rows})
 
 
-def choose_variant(kind: Kind, wanted: str | None, path: Path) -> Variant:
+def choose_variant(checkpoint_format: CheckpointFormat, wanted: str | None, path: Path) -> Variant:
     """The variant of a checkpoint: the one wanted, else the one in its name, else the only one possible.
 
     Where several hold the same tensors, those published in the file's layout are possible.
@@ -120,18 +120,19 @@ def choose_variant(kind: Kind, wanted: str | None, path: Path) -> Variant:
     """
     if wanted is not None:
         variant = get_variant(wanted)
-        if variant not in kind.variants:
+        if variant not in checkpoint_format.variants:
             raise WrongVariantError(
-                f"{path.name} is {kind}, not {variant.name}. "
-                f"Convert it with {' or '.join(f'--variant {v.short_name}' for v in kind.variants)}."
+                f"{path.name} is {checkpoint_format}, not {variant.name}. "
+                f"Convert it with {' or '.join(f'--variant {v.short_name}' for v in checkpoint_format.variants)}."
             )
         return variant
     for name in (path.stem, path.parent.name):
         named = find_variant(name)
-        if named is not None and named in kind.variants:
+        if named is not None and named in checkpoint_format.variants:
             return named
-    published = [v for v in kind.variants if kind.layout in (file.layout for file in (v.published, *v.copies))]
-    candidates = published or kind.variants
+    layout = checkpoint_format.layout
+    published = [v for v in checkpoint_format.variants if layout in {file.layout for file in (v.published, *v.copies)}]
+    candidates = published or checkpoint_format.variants
     if len(candidates) == 1:
         return candidates[0]
     choices = " or ".join(f"--variant {variant.short_name}" for variant in candidates)

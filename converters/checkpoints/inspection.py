@@ -23,7 +23,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
         UnknownCheckpointError: where it is no checkpoint of MobileCLIP.
     """
     checkpoint = open_checkpoint(path)
-    kind = identify(checkpoint.shapes)
+    checkpoint_format = identify(checkpoint.shapes)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     parameters = sum(int(np.prod(shape)) for name, shape in checkpoint.shapes.items() if not name.endswith(statistics))
     damaged = [
@@ -35,9 +35,9 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     if damaged:
         notes.append(f"NaN or infinite numbers in {len(damaged)} tensors, such as {damaged[0]}")
     return {
-        "variant": [variant.name for variant in kind.variants],
-        "layout": kind.layout,
-        "form": kind.form,
+        "variant": [variant.name for variant in checkpoint_format.variants],
+        "layout": checkpoint_format.layout,
+        "form": checkpoint_format.form,
         "tensors": len(checkpoint.shapes),
         "parameters": parameters,
         "dtypes": [f"{dtype} x {count}" for dtype, count in Counter(checkpoint.dtypes.values()).most_common()],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .tensor_file import CheckpointError, Contents, first_line
+from .tensor_file import CheckpointError, TensorFile, first_line
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -20,7 +20,7 @@ _DTYPES = {
 }
 
 
-def open_safetensors(path: Path) -> Contents:
+def open_safetensors(path: Path) -> TensorFile:
     """The tensors of one file.
 
     Raises:
@@ -56,7 +56,7 @@ def open_safetensors(path: Path) -> Contents:
         array = np.frombuffer(memoryview(mapped)[start:end], dtypes[name]).reshape(shapes[name])
         return array.astype(np.float32) if dtypes[name] in ("float16", "bfloat16") else array
 
-    return Contents(shapes, dtypes, read)
+    return TensorFile(shapes, dtypes, read)
 
 
 def _give_back(mapped: mmap.mmap, start: int, end: int) -> None:
@@ -69,7 +69,7 @@ def _give_back(mapped: mmap.mmap, start: int, end: int) -> None:
         mapped.madvise(mmap.MADV_DONTNEED, first, after - first)
 
 
-def open_sharded(index: Path) -> Contents:
+def open_sharded(index: Path) -> TensorFile:
     """The tensors of all files that an index names.
 
     Raises:
@@ -87,7 +87,7 @@ def open_sharded(index: Path) -> Contents:
     if set(named) != set(owner):
         different = ", ".join(sorted(set(named) ^ set(owner))[:3])
         raise CheckpointError(f"{index.name} and its shards do not name the same tensors: {different} ...")
-    return Contents(
+    return TensorFile(
         {name: shard.shapes[name] for name, shard in owner.items()},
         {name: shard.dtypes[name] for name, shard in owner.items()},
         lambda name: owner[name].read(name),

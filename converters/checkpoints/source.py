@@ -9,7 +9,7 @@ from pathlib import Path
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import VARIANTS, find_variant, get_variant
 from ...verify import synthetic
-from .identify import Kind
+from .identify import CheckpointFormat
 from .torch_file import TORCH_SUFFIXES
 
 SYNTHETIC = "synthetic"
@@ -57,9 +57,9 @@ def synthetic_checkpoint(variant: str, folder: Path, seed: int = 0) -> Path:
 
     found = get_variant(variant)
     text_tower = found.text_tower.removesuffix("_causal")
-    kind = Kind(found.image_tower, text_tower, found.published.layout, "train")
+    checkpoint_format = CheckpointFormat(found.image_tower, text_tower, found.published.layout, "train")
     path = folder / f"{found.name}.safetensors"
-    save_file(synthetic.state_dict(kind.shapes.items(), seed), path)
+    save_file(synthetic.state_dict(checkpoint_format.shapes.items(), seed), path)
     return path
 
 

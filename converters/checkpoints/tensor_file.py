@@ -13,7 +13,7 @@ class CheckpointError(MobileClipError):
 
 
 @dataclass
-class Contents:
+class TensorFile:
     """The tensors of a file, none of them read yet.
 
     Attributes:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from ...keras_models.errors import MissingPackageError
-from .tensor_file import CheckpointError, Contents, first_line
+from .tensor_file import CheckpointError, TensorFile, first_line
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")
 MOST_NESTED = 4
 
 
-def open_torch(path: Path) -> Contents:
+def open_torch(path: Path) -> TensorFile:
     """The tensors of a file, mapped into memory where its format allows.
 
     Raises:
@@ -52,7 +52,7 @@ def open_torch(path: Path) -> Contents:
         half = tensor.is_floating_point() and tensor.element_size() < 4
         return (tensor.float() if half else tensor).numpy()
 
-    return Contents(shapes, dtypes, read, notes)
+    return TensorFile(shapes, dtypes, read, notes)
 
 
 def _mapped(path: Path) -> list[range]:

@@ -121,21 +121,21 @@ def convert(
 
 def _run_convert(quiet: Console, source: Path, out: Path | None, **options: Any) -> "Conversion":
     from ...verify.report import render
-    from ..conversion.convert import convert as run
+    from ..conversion.convert import convert as convert_checkpoint
     from .progress import bars
 
     def report(verification: "Verification") -> None:
         quiet.print(render(verification))
 
-    return run(source, out, progress=bars(quiet), report=report, **options)
+    return convert_checkpoint(source, out, progress=bars(quiet), report=report, **options)
 
 
 def _facts(done: "Conversion") -> dict[str, Any]:
     return {
         "folder": str(done.folder),
         "variant": done.variant.name,
-        "layout": done.kind.layout,
-        "source_form": done.kind.form,
+        "layout": done.format.layout,
+        "source_form": done.format.form,
         "forms": list(done.forms),
         "dtype": done.dtype,
         "notes": list(done.notes),
@@ -200,11 +200,11 @@ def to_torch(
 ) -> None:
     """Write the train form as a PyTorch checkpoint."""
     with plain_errors():
-        from ..conversion.to_torch import to_torch as run
+        from ..conversion.to_torch import to_torch as write_checkpoint
         from .progress import bars
 
         with bars(console)(f"Writing {out.name}") as advance:
-            count = run(folder, layout, out, force=force, progress=advance)
+            count = write_checkpoint(folder, layout, out, force=force, progress=advance)
         say(f"Wrote {count} tensors in the {layout} layout to {out}.")
 
 

@@ -21,9 +21,9 @@ def publish(
 ) -> None:
     """Upload a verified folder to the Hugging Face Hub, with its model card and licence."""
     with plain_errors():
-        from ..hub.publish import publish as run
+        from ..hub.publish import publish as publish_folder
 
-        done = run(folder, repo, private=private, dry_run=dry_run, revision=revision, tag=tag)
+        done = publish_folder(folder, repo, private=private, dry_run=dry_run, revision=revision, tag=tag)
         if as_json:
             print_json(done.to_json())
             return

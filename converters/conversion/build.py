@@ -7,7 +7,7 @@ from ...keras_models.layers.initializers import to_be_overwritten
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.identify import Kind
+from ..checkpoints.identify import CheckpointFormat
 
 # How open_clip computes every ViT-B/16, whichever code its weights were trained with.
 OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
@@ -15,42 +15,42 @@ OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
 
 def build_model(
     variant: Variant,
-    kind: Kind,
+    checkpoint_format: CheckpointFormat,
     projection_bias: bool,
     dtype: str | None = "float32",
     like_open_clip: bool = False,
 ) -> MobileClipModel:
-    """The model for a kind of checkpoint, in the checkpoint's form, waiting for its weights.
+    """The model for a checkpoint, in the checkpoint's form, waiting for its weights.
 
     Args:
         variant: the variant it is.
-        kind: what the checkpoint is.
+        checkpoint_format: what the checkpoint is.
         projection_bias: whether the image projection has a bias (see `has_projection_bias`).
         dtype: dtype policy of every layer.
         like_open_clip: compute as open_clip does, where that differs from what the weights were trained with.
     """
-    conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and kind.image_tower == "vit_b16" else {}
+    conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and checkpoint_format.image_tower == "vit_b16" else {}
     with to_be_overwritten(), no_collection():
         return MobileClipModel.from_variant(
             variant.name,
-            form=kind.form,
-            towers="both" if kind.text_tower else "image",
+            form=checkpoint_format.form,
+            towers="both" if checkpoint_format.text_tower else "image",
             dtype=dtype,
             projection_bias=projection_bias,
             **conventions,
         )
 
 
-def has_projection_bias(variant: Variant, kind: Kind, checkpoint: Checkpoint) -> bool:
+def has_projection_bias(variant: Variant, checkpoint_format: CheckpointFormat, checkpoint: Checkpoint) -> bool:
     """Whether the Keras image projection needs a bias to hold a checkpoint.
 
     Apple's own layout has none. timm's towers always have one, which timm fills with zeros where it loads
     weights of Apple's; variants trained without a bias are built without, so that fine-tuning does not grow
     one.
     """
-    if kind.layout == "apple":
+    if checkpoint_format.layout == "apple":
         return False
     if variant.published.layout != "apple":
         return True
-    (bias,) = (row.source for row in kind.rows if row.target == "image_encoder/projection/bias")
+    (bias,) = (row.source for row in checkpoint_format.rows if row.target == "image_encoder/projection/bias")
     return bool(np.any(checkpoint.read(bias)))

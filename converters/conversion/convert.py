@@ -23,7 +23,7 @@ from ...keras_models.store.weights_file import save_model
 from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
-from ..checkpoints.identify import Kind, choose_variant, identify
+from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..cli.progress import Progress, silent
 from ..hub.records import CONVERSION_FILE, weight_hashes, write_record
 from .build import build_model, has_projection_bias
@@ -44,7 +44,7 @@ class Conversion:
 
     folder: Path
     variant: Variant
-    kind: Kind
+    format: CheckpointFormat
     forms: tuple[str, ...]
     dtype: str
     notes: tuple[str, ...]
@@ -93,28 +93,30 @@ def convert(
     if form not in FORM_CHOICES or dtype not in DTYPE_CHOICES:
         raise MobileClipError(f"form is one of {', '.join(FORM_CHOICES)}, dtype one of {', '.join(DTYPE_CHOICES)}.")
     checkpoint = open_checkpoint(source)
-    kind = identify(checkpoint.shapes)
-    found = choose_variant(kind, variant, source)
+    checkpoint_format = identify(checkpoint.shapes)
+    found = choose_variant(checkpoint_format, variant, source)
     target = Path(out) if out is not None else Path(f"{found.name}-keras")
     check_target(target, force)
-    forms = _forms(form, kind)
+    forms = _forms(form, checkpoint_format)
     held = _held_dtype(checkpoint)
     dtype = _dtype_to_write(dtype, held)
     if verify:
         _check_packages()
-    notes = [*checkpoint.notes, *_notes(kind, held, dtype)]
+    notes = [*checkpoint.notes, *_notes(checkpoint_format, held, dtype)]
     with progress(f"Reading {source.name}", checkpoint.bytes) as advance:
         digest = sha256(checkpoint.files, advance)
 
-    bias = has_projection_bias(found, kind, checkpoint)
+    bias = has_projection_bias(found, checkpoint_format, checkpoint)
     # float32 unless the file is finer and is to stay so: what is smaller is rounded when it is written.
     # In a list, for `_folded` to take out: two whole models at once would be too much memory.
-    models = [build_model(found, kind, bias, "float64" if dtype == "float64" else "float32", like_open_clip)]
-    with progress(f"Mapping {len(kind.rows)} tensors", len(kind.rows)) as advance:
-        load_into(models[0], checkpoint, kind.rows, advance)
+    models = [
+        build_model(found, checkpoint_format, bias, "float64" if dtype == "float64" else "float32", like_open_clip)
+    ]
+    with progress(f"Mapping {len(checkpoint_format.rows)} tensors", len(checkpoint_format.rows)) as advance:
+        load_into(models[0], checkpoint, checkpoint_format.rows, advance)
     verification = None
     if verify:
-        verification = _verify(checkpoint, kind, found, models[0], forms, progress, like_open_clip)
+        verification = _verify(checkpoint, checkpoint_format, found, models[0], forms, progress, like_open_clip)
         report(verification)
         if not verification.passed:
             raise VerificationError(f"{source.name} was not converted: the result is not equal to PyTorch.")
@@ -132,8 +134,8 @@ def convert(
             "source": {
                 "file": source.name,
                 "sha256": digest,
-                "layout": kind.layout,
-                "form": kind.form,
+                "layout": checkpoint_format.layout,
+                "form": checkpoint_format.form,
                 "dtype": held,
             },
             "weights_sha256": weight_hashes(folder),
@@ -144,15 +146,15 @@ def convert(
         }
         write_record(folder, CONVERSION_FILE, conversion)
         ImagePreprocessor.from_variant(found.name).save_pretrained(folder)
-        if kind.text_tower is not None:
+        if checkpoint_format.text_tower is not None:
             Tokenizer().save_pretrained(folder)
         write_verification(folder, verification)
-    return Conversion(target, found, kind, forms, dtype, tuple(notes), verification)
+    return Conversion(target, found, checkpoint_format, forms, dtype, tuple(notes), verification)
 
 
-def _forms(form: str, kind: Kind) -> tuple[str, ...]:
+def _forms(form: str, checkpoint_format: CheckpointFormat) -> tuple[str, ...]:
     """The forms to write, the default one of the folder first."""
-    if kind.form == "train":
+    if checkpoint_format.form == "train":
         return ("inference", "train") if form == "both" else (form,)
     if form == "train":
         raise MobileClipError(
@@ -182,20 +184,20 @@ def _check_packages() -> None:
         raise MissingPackageError(f"{error}. To convert without comparing, use --no-verify.") from error
 
 
-def _notes(kind: Kind, held: str, dtype: str) -> list[str]:
+def _notes(checkpoint_format: CheckpointFormat, held: str, dtype: str) -> list[str]:
     notes = []
     if held != dtype:
         notes.append(f"weights are {held} in the file and {dtype} in the folder")
-    if kind.text_tower is None:
+    if checkpoint_format.text_tower is None:
         notes.append("the timm layout holds the image tower alone: there is no text tower")
-    if kind.form != "train":
+    if checkpoint_format.form != "train":
         notes.append("the checkpoint was reparameterised already: only the inference form can be made")
     return notes
 
 
 def _verify(
     checkpoint: Checkpoint,
-    kind: Kind,
+    checkpoint_format: CheckpointFormat,
     variant: Variant,
     model: MobileClipModel,
     forms: tuple[str, ...],
@@ -207,7 +209,7 @@ def _verify(
         same = (form, dtype) == (model.form, model.dtype)
         return model if same else reparameterize(model, form, dtype)
 
-    return verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
+    return verify_against(checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip)
 
 
 def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:

@@ -20,7 +20,7 @@ from ...verify.torch_models import Layout, TorchReference, build_reference
 from ...verify.torch_models.requirements import require_packages
 from ...verify.verification import MakeModel, Verification, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..checkpoints.identify import Kind, choose_variant, identify
+from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..cli.progress import Progress
 from ..hub.records import (
     CONVERSION_FILE,
@@ -51,7 +51,7 @@ def check_packages() -> None:
 
 def verify_against(
     checkpoint: Checkpoint,
-    kind: Kind,
+    checkpoint_format: CheckpointFormat,
     variant: Variant,
     make_model: MakeModel,
     forms: tuple[str, ...],
@@ -62,7 +62,7 @@ def verify_against(
 
     Args:
         checkpoint: opened.
-        kind: what it is.
+        checkpoint_format: what it is.
         variant: the variant it is taken for.
         make_model: gives the model in a form and a dtype.
         forms: the forms to verify.
@@ -74,11 +74,11 @@ def verify_against(
     """
     inputs = fixed_inputs(variant)
     with progress("Comparing with PyTorch", 2 + 2 * len(forms)) as advance:
-        reference = _reference(variant, kind, checkpoint, like_open_clip)
+        reference = _reference(variant, checkpoint_format, checkpoint, like_open_clip)
         verification = verify_model(variant.name, make_model, forms, reference, inputs, lambda _: advance(1))
-        if kind.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
-            other = _reference(variant, kind, checkpoint, not like_open_clip)
-            text = other.encode_text(inputs.tokens) if kind.text_tower else None
+        if checkpoint_format.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
+            other = _reference(variant, checkpoint_format, checkpoint, not like_open_clip)
+            text = other.encode_text(inputs.tokens) if checkpoint_format.text_tower else None
             logits = Features(other.encode_image(inputs.images), text).logits()
             distance = float(abs(logits - verification.logits["torch"]).max())
             verification.convention = _describe(variant, like_open_clip, distance)
@@ -99,29 +99,37 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
             "conversion to float32 instead."
         )
     checkpoint = open_checkpoint(source)
-    kind = identify(checkpoint.shapes)
-    variant = choose_variant(kind, conversion["variant"], source)
+    checkpoint_format = identify(checkpoint.shapes)
+    variant = choose_variant(checkpoint_format, conversion["variant"], source)
     forms = tuple(form_folders(folder))
     like_open_clip = conversion["computes_like"] == "open_clip"
 
     def make_model(form: str, dtype: str) -> MobileClipModel:
         # What was folded was rounded to float32 when it was written. In float64, what it was rounded from is
         # compared, where that is so; else, what is there.
-        if form != kind.form and dtype == "float64":
-            folded = _folded(checkpoint, kind, variant, form, like_open_clip)
+        if form != checkpoint_format.form and dtype == "float64":
+            folded = _folded(checkpoint, checkpoint_format, variant, form, like_open_clip)
             if _rounds_to(folded, load_folder(folder, form=form)):
                 return folded
         return load_folder(folder, form=form, dtype=dtype)
 
-    verification = verify_against(checkpoint, kind, variant, make_model, forms, progress, like_open_clip)
+    verification = verify_against(checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip)
     write_verification(folder, verification)
     return verification
 
 
-def _folded(checkpoint: Checkpoint, kind: Kind, variant: Variant, form: str, like_open_clip: bool) -> MobileClipModel:
+def _folded(
+    checkpoint: Checkpoint, checkpoint_format: CheckpointFormat, variant: Variant, form: str, like_open_clip: bool
+) -> MobileClipModel:
     """What a checkpoint is folded to, in float64."""
-    model = build_model(variant, kind, has_projection_bias(variant, kind, checkpoint), "float32", like_open_clip)
-    load_into(model, checkpoint, kind.rows)
+    model = build_model(
+        variant,
+        checkpoint_format,
+        has_projection_bias(variant, checkpoint_format, checkpoint),
+        "float32",
+        like_open_clip,
+    )
+    load_into(model, checkpoint, checkpoint_format.rows)
     return reparameterize(model, form, "float64")
 
 
@@ -152,13 +160,15 @@ def write_verification(folder: Path, verification: Verification | None) -> None:
     write_card(folder)
 
 
-def _reference(variant: Variant, kind: Kind, checkpoint: Checkpoint, like_open_clip: bool) -> TorchReference:
-    conventions = _conventions(variant, like_open_clip) if kind.image_tower == "vit_b16" else {}
+def _reference(
+    variant: Variant, checkpoint_format: CheckpointFormat, checkpoint: Checkpoint, like_open_clip: bool
+) -> TorchReference:
+    conventions = _conventions(variant, like_open_clip) if checkpoint_format.image_tower == "vit_b16" else {}
     return build_reference(
-        kind.image_tower,
-        variant.text_tower if kind.text_tower else None,
+        checkpoint_format.image_tower,
+        variant.text_tower if checkpoint_format.text_tower else None,
         {name: checkpoint.read(name) for name in checkpoint.shapes},
-        cast(Layout, kind.layout),
+        cast(Layout, checkpoint_format.layout),
         image_norm_epsilon=conventions.get("norm_epsilon"),
         image_stem_padding=conventions.get("stem_padding"),
     )

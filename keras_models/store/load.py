@@ -12,7 +12,7 @@ from ..layers.initializers import to_be_overwritten
 from ..models.copying import set_dtype
 from ..models.model import MobileClipModel, check_towers
 from ..registry import Variant
-from .resolve import files_of, meaning
+from .resolve import files_of, resolve_name
 from .weights_file import CONFIG as CONFIG
 from .weights_file import WEIGHTS as WEIGHTS
 from .weights_file import load_weights
@@ -38,7 +38,7 @@ def load_pretrained(
     """`MobileClipModel.from_pretrained`, which see."""
     check_towers(towers)
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    match meaning(name, revision):
+    match resolve_name(name, revision):
         case Path() as folder:
             pass
         case Variant() as variant:

@@ -12,7 +12,7 @@ from ..registry import UnknownVariantError, Variant, find_variant, get_variant
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def meaning(name: str | Path, revision: str | None = None) -> Path | Variant | str:
+def resolve_name(name: str | Path, revision: str | None = None) -> Path | Variant | str:
     """A folder that is there, else a variant however it is spelled, else the id of a repository on the Hub.
 
     Args:
@@ -24,13 +24,13 @@ def meaning(name: str | Path, revision: str | None = None) -> Path | Variant | s
         MobileClipError: where the name is a file's, or that of nothing in a folder that is there.
         ValueError: for the revision of something that has none.
     """
-    found = _meaning(name)
+    found = _find(name)
     if revision is not None and not isinstance(found, str):
         raise ValueError(f"{str(name)!r} is no repository on the Hub, so it has no revision {revision!r}.")
     return found
 
 
-def _meaning(name: str | Path) -> Path | Variant | str:
+def _find(name: str | Path) -> Path | Variant | str:
     path = Path(name)
     if path.is_dir():
         return path
@@ -105,7 +105,7 @@ class FromPretrained(ABC):
                 or `name` is nothing of the kind.
             ValueError: a `revision` of something other than a repository.
         """
-        match meaning(name, revision):
+        match resolve_name(name, revision):
             case Path() as folder:
                 return cls._from_folder(folder)
             case Variant() as variant:
