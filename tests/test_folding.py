@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.architectures import FORMS, IMAGE_TOWERS, TEXT_TOWERS
+from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.layers.branches import RepMixer
 from mobileclip_keras.keras_models.layers.convolution import ConvNorm, Convolution
 from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
@@ -17,7 +18,6 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.registry import VARIANTS
 from mobileclip_keras.keras_models.towers.folding import fold, linear
-from mobileclip_keras.verify.verification import float64_enabled
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import tower_rows
 

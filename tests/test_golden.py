@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.architectures import FORMS
+from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.verify.criteria import FLOAT64_TOLERANCE, LOGIT_FLOOR, MAX_RATIO
-from mobileclip_keras.verify.verification import float64_enabled
 
 from .support import (
     REFERENCES,

@@ -4,11 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models.kernels.float64 import kept
+from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.towers.positions import resize_positions
 from mobileclip_keras.verify.torch_models import build_reference
-from mobileclip_keras.verify.verification import float64_enabled
 
 from .support import (
     SMALL_IMAGE_TOWERS,
@@ -41,7 +40,7 @@ def test_positions_are_resized_as_timm_does(old: tuple[int, int], new: tuple[int
 
     grid = np.random.default_rng(0).normal(size=(1, old[0] * old[1], 5))
     expected = resample_abs_pos_embed(torch.tensor(grid).float(), list(new), list(old), num_prefix_tokens=0)
-    with float64_enabled(), kept("float64"):
+    with float64_enabled():
         made = keras.ops.convert_to_numpy(
             resize_positions(keras.ops.convert_to_tensor(grid, dtype="float64"), old, new)
         )

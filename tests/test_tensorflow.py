@@ -10,10 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.keras_models.kernels import memory
-from mobileclip_keras.keras_models.kernels.activation import gelu
-from mobileclip_keras.keras_models.kernels.float64 import kept
-from mobileclip_keras.verify.verification import float64_enabled
+from mobileclip_keras.keras_models.kernels import float64_enabled, gelu, memory
 
 from .support import TOKENS, error, images, small_model, small_towers  # noqa: F401
 
@@ -66,7 +63,7 @@ def test_litert_takes_gelu_for_its_own() -> None:
     signature = [tensorflow.TensorSpec(inputs.shape, "float32")]
     function = tensorflow.function(gelu, input_signature=signature).get_concrete_function()
     made = in_litert(tensorflow.lite.TFLiteConverter.from_concrete_functions([function]), inputs)
-    with float64_enabled(), kept("float64"):
+    with float64_enabled():
         exact = keras.ops.convert_to_numpy(gelu(keras.ops.convert_to_tensor(inputs.astype("float64"))))
     assert np.abs(made - exact).max() < 4 * np.finfo("float32").eps
 

@@ -1,7 +1,6 @@
 """The verification of a converted model, from fixed inputs to a verdict."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from ..keras_models.kernels import float64_enabled
 from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rounding, stage_errors
 from .inputs import Inputs
 
@@ -112,15 +112,6 @@ def verify_model(
         verification.logits[form] = keras32.logits()
         verification.stages[form] = stage_errors(_keras_stages(model, sample), torch64_stages)
     return verification
-
-
-def float64_enabled() -> AbstractContextManager[Any]:
-    """Within this context float64 stays float64 also on JAX, which narrows it to float32 unless told otherwise."""
-    if keras.backend.backend() != "jax":
-        return nullcontext()
-    import jax
-
-    return jax.enable_x64(True)
 
 
 def _torch_features(reference: "TorchReference", inputs: Inputs) -> Features:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...keras_models.errors import MissingPackageError, MobileClipError
 from ...keras_models.models.model import MobileClipModel
-from ...keras_models.models.variables import variables_by_name
 from ...keras_models.registry import Variant
 from ...keras_models.store.load import form_folders, load_folder
+from ...keras_models.store.variables import variables_by_name
 from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
 from ...verify.inputs import fixed_inputs

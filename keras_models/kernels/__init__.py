@@ -1,1 +1,49 @@
-"""What layers compute: every operation in keras.ops, and what each backend does faster."""
+"""What layers compute: every operation in keras.ops, and what the backend in use does faster.
+
+`plain.py` says what each operation is. `tensorflow.py`, `jax.py` and `torch.py` hold only what differs on that backend,
+and why. Layers call the operations of this package and never ask which backend they run on.
+"""
+
+import importlib
+from typing import Any, TypeVar
+
+import keras
+
+from . import plain
+
+T = TypeVar("T")
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+_name = keras.backend.backend()
+_backend: Any = importlib.import_module(f".{_name}", __name__) if _name in BACKENDS else plain
+
+
+def _fastest(operation: T) -> T:
+    """The backend's own way of an operation, where it has one."""
+    return getattr(_backend, operation.__name__, operation)  # type: ignore[attr-defined]
+
+
+attention = _fastest(plain.attention)
+attention_at = _fastest(plain.attention_at)
+at = _fastest(plain.at)
+batch_moments = _fastest(plain.batch_moments)
+batch_norm = _fastest(plain.batch_norm)
+convolve = _fastest(plain.convolve)
+dense = _fastest(plain.dense)
+dense_of_vectors = _fastest(plain.dense_of_vectors)
+exp = _fastest(plain.exp)
+gelu = _fastest(plain.gelu)
+layer_norm = _fastest(plain.layer_norm)
+mean_over_positions = _fastest(plain.mean_over_positions)
+unit_length = _fastest(plain.unit_length)
+
+float64_enabled = _fastest(plain.float64_enabled)
+float64_is_kept = _fastest(plain.float64_is_kept)
+hand_over = _fastest(plain.hand_over)
+is_on_host = _fastest(plain.is_on_host)
+short_variable_names = _fastest(plain.short_variable_names)
+tensor = _fastest(plain.tensor)
+view = _fastest(plain.view)
+
+XLA_IS_FAST: bool = getattr(_backend, "XLA_IS_FAST", plain.XLA_IS_FAST)

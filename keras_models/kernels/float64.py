@@ -1,38 +1,16 @@
-"""Float64 that stays float64."""
+"""Refusing float64 where a backend would compute it in float32."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
-
-import keras
-from keras.src.backend.common import dtypes
+from . import float64_is_kept
 
 
-def kept(dtype: str) -> AbstractContextManager[None]:
-    """Within this context, what is computed in `dtype` keeps it; only for float64 is anything to be done.
+def check_float64(dtype: str) -> None:
+    """Refuses a float64 model that would silently compute in float32.
 
-    On JAX and PyTorch, Keras' type promotion narrows the results of matrix products, means and normalisations from
-    float64 to float32, whatever the dtype policy of a layer says. There is no public switch for it.
+    Args:
+        dtype: what a model computes in.
 
     Raises:
-        ValueError: for float64 on JAX where JAX itself has been left to turn it into float32, as it does by default.
+        ValueError: for float64 on JAX as it is by default.
     """
-    if dtype != "float64" or keras.backend.backend() == "tensorflow":
-        return nullcontext()
-    if keras.backend.backend() == "jax" and _dtype_of(keras.ops.ones((), dtype="float64")) != "float64":
+    if dtype == "float64" and not float64_is_kept():
         raise ValueError("JAX computes in float32 unless told otherwise: set JAX_ENABLE_X64=1 for a float64 model.")
-    return _float64_kept()
-
-
-def _dtype_of(tensor: Any) -> str:
-    return keras.backend.standardize_dtype(tensor.dtype)
-
-
-@contextmanager
-def _float64_kept() -> Iterator[None]:
-    narrowed = dtypes.BIT64_TO_BIT32_DTYPE
-    dtypes.BIT64_TO_BIT32_DTYPE = {**narrowed, "float64": "float64"}
-    try:
-        yield
-    finally:
-        dtypes.BIT64_TO_BIT32_DTYPE = narrowed

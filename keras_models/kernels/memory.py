@@ -1,30 +1,32 @@
 """NumPy arrays that become the memory of variables, so that a large array is copied once at most.
 
-Each backend copies what it is given in its own way: TensorFlow every array, PyTorch twice, JAX what is not aligned.
+Left to itself, TensorFlow copies every array that it is given, PyTorch copies it twice, and JAX copies what is not
+aligned. Each backend's file has its way of sharing an array.
 """
 
 import gc
 import math
 import mmap
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
 
+from . import hand_over as _hand_over
+from . import is_on_host
+
 ALIGNMENT = 64
-"""Bytes; TensorFlow and JAX share no memory that begins elsewhere than at a multiple of it."""
+"""Bytes. TensorFlow and JAX share only memory that begins at a multiple of it."""
 
 OWN_PAGES = 2**20
-"""Bytes; larger arrays get pages of their own, zeros, from the system. NumPy would ask for pages of 2 MB each, which a
-virtual machine may have to get back from its host first: 0.2 s for the token embedding, in place of 0.05."""
+"""Bytes. Larger arrays get pages of their own, filled with zeros, from the system. NumPy would ask for pages of 2 MB
+each, which a virtual machine may have to get back from its host first: 0.2 s for the token embedding, not 0.05."""
 
 STRIP = 32
-"""Numbers of the last axis that are copied at a time where the axes are exchanged on the way.
+"""Numbers of the last axis that are copied at a time where a copy exchanges the axes.
 
-Along all of it, each number read lies in another page than the one before; a strip's pages stay at hand.
+Along the whole axis, each number read would lie in another page than the one before. A strip's pages stay at hand.
 """
 
 
@@ -32,7 +34,7 @@ Along all of it, each number read lies in another page than the one before; a st
 def no_collection() -> Iterator[None]:
     """Within this context Python does not look for circles of garbage.
 
-    Making thousands of objects has it look again and again, at all that the frameworks keep as well: 0.2 s a look.
+    While thousands of objects are made, Python looks again and again at all that the frameworks keep: 0.2 s a look.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -44,12 +46,12 @@ def no_collection() -> Iterator[None]:
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array that backends can share, of whatever numbers."""
+    """An uninitialised array that backends can share."""
     return _aligned(np.empty, shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of zeros that backends can share. A large one takes memory only where it is written to."""
+    """An array of zeros that backends can share. A large one takes memory only where somebody writes to it."""
     return _aligned(np.zeros, shape, dtype)
 
 
@@ -63,18 +65,8 @@ def _aligned(allocate: Callable[..., np.ndarray], shape: tuple[int, ...], dtype:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def tensor(array: np.ndarray) -> Any:
-    """A tensor that shares the memory of an array of `empty` or `zeros`, where the backend can."""
-    # By Keras' own function, TensorFlow and PyTorch copy it. Keras has imported them.
-    if keras.backend.backend() == "tensorflow":
-        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(array.__dlpack__())
-    if keras.backend.backend() == "torch":
-        return sys.modules["torch"].from_numpy(array)
-    return keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
-
-
 def fill(variable: keras.Variable, array: np.ndarray) -> None:
-    """`variable.assign(array)`, with one copy. The array may be a view of any strides and dtype."""
+    """`variable.assign(array)` with one copy. The array may be a view of any strides and dtype."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if not _can_share(variable, dtype, array.shape):
         variable.assign(array)
@@ -85,8 +77,8 @@ def fill(variable: keras.Variable, array: np.ndarray) -> None:
 
 
 def copy(memory: np.ndarray, array: np.ndarray) -> None:
-    """`memory[...] = array`, ten times as fast where a large array's axes were exchanged."""
-    with np.errstate(over="ignore"):  # as in every backend, what is too large becomes infinite
+    """`memory[...] = array`, ten times as fast where the copy exchanges the axes of a large array."""
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, as in every backend
         if array.flags.c_contiguous:
             memory[...] = array
         else:
@@ -95,35 +87,15 @@ def copy(memory: np.ndarray, array: np.ndarray) -> None:
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
-    """Gives the memory of an array of `empty` to a variable of its dtype; nobody may write to it afterwards."""
-    if not _can_share(variable, str(array.dtype), array.shape):
-        variable.assign(array)
-    elif keras.backend.backend() == "torch":
-        variable.value.data = tensor(array)
-    elif keras.backend.backend() == "tensorflow":
-        variable.value.assign(tensor(array), read_value=False)  # Keras lets it make something to read it by
+    """Gives an array of `empty` to a variable of its dtype, as its memory. Nobody may write to it afterwards."""
+    if _can_share(variable, str(array.dtype), array.shape):
+        _hand_over(variable, array)
     else:
-        variable.assign(tensor(array))
+        variable.assign(array)
 
 
 def _can_share(variable: keras.Variable, dtype: str, shape: tuple[int, ...]) -> bool:
     """Whether a variable can take over host memory. NumPy does not export bfloat16."""
     if dtype not in ("float16", "float32", "float64") or dtype != keras.backend.standardize_dtype(variable.dtype):
         return False
-    if keras.backend.backend() == "torch" and variable.value.device.type != "cpu":
-        return False
-    return tuple(shape) == tuple(variable.shape)
-
-
-def view(variable: keras.Variable) -> np.ndarray | None:
-    """The value of a variable, for reading at once; None where it would have to be copied from a device."""
-    value, array = variable.value, None
-    if keras.backend.backend() == "tensorflow":
-        if "CPU" in value.device and value.dtype.name != "bfloat16":
-            array = np.asarray(memoryview(value.value()))
-    elif keras.backend.backend() == "torch":
-        if value.device.type == "cpu" and str(value.dtype) != "torch.bfloat16":
-            array = value.detach().numpy()
-    elif {device.platform for device in value.devices()} == {"cpu"}:
-        array = np.asarray(value)
-    return array
+    return tuple(shape) == tuple(variable.shape) and is_on_host(variable)

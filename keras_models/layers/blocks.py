@@ -5,16 +5,17 @@ from typing import Any
 import keras
 from keras import ops
 
+from .. import kernels
 from ..types import Shape, Tensor
-from .attention import SelfAttention, at
+from .attention import SelfAttention
+from .base import Layer
 from .branches import RepMixer
 from .feed_forward import ConvFeedForward, FeedForward
-from .inner import run
 from .normalization import BatchNorm, LayerNorm, LayerScale
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class RepMixerBlock(keras.layers.Layer):
+class RepMixerBlock(Layer):
     """RepMixer, then a residual convolutional feed-forward. FastViT (arXiv 2303.14189), figure 2.
 
     Args:
@@ -54,12 +55,12 @@ class RepMixerBlock(keras.layers.Layer):
             self.layer_scale.build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None, inside: Tensor | None = None) -> Tensor:
-        mixed = run(self.token_mixer, inputs if inside is None else inputs * inside, training=training)
+        mixed = self.token_mixer(inputs if inside is None else inputs * inside, training=training)
         if inside is None:
-            outputs = run(self.mlp, mixed, training=training)
+            outputs = self.mlp(mixed, training=training)
         else:
             middle = slice(self.reach, self.reach + 1)
-            outputs = run(self.mlp, mixed * inside, training=training, columns=middle)
+            outputs = self.mlp(mixed * inside, training=training, columns=middle)
             mixed = mixed[:, :, middle]
         outputs = _scaled(self.layer_scale, outputs)
         outputs += mixed  # in place where there is one, on PyTorch
@@ -67,7 +68,7 @@ class RepMixerBlock(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class AttentionBlock(keras.layers.Layer):
+class AttentionBlock(Layer):
     """Residual self-attention over a feature map's positions, then a residual convolutional feed-forward.
 
     Args:
@@ -108,18 +109,18 @@ class AttentionBlock(keras.layers.Layer):
         normed = inputs
         if self.norm is not None:
             options = {"training": training} if self.normalizes_batch else {}
-            normed = run(self.norm, inputs, **options)
+            normed = self.norm(inputs, **options)
         _, height, width, channels = ops.shape(inputs)
         tokens = ops.reshape(normed, (-1, height * width, channels))
-        attended = ops.reshape(run(self.token_mixer, tokens), (-1, height, width, channels))
+        attended = ops.reshape(self.token_mixer(tokens), (-1, height, width, channels))
         mixed = inputs + _scaled(self.layer_scale_1, attended)
-        outputs = _scaled(self.layer_scale_2, run(self.mlp, mixed, training=training))
+        outputs = _scaled(self.layer_scale_2, self.mlp(mixed, training=training))
         outputs += mixed
         return outputs
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Layer):
     """A pre-norm transformer encoder block.
 
     Args:
@@ -146,12 +147,12 @@ class TransformerBlock(keras.layers.Layer):
             part.build(input_shape)
 
     def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
-        attended = run(self.attn, run(self.norm1, inputs), positions=positions)
-        attended += inputs if positions is None else at(inputs, positions)
-        outputs = run(self.mlp, run(self.norm2, attended))
+        attended = self.attn(self.norm1(inputs), positions=positions)
+        attended += inputs if positions is None else kernels.at(inputs, positions)
+        outputs = self.mlp(self.norm2(attended))
         outputs += attended
         return outputs
 
 
 def _scaled(layer_scale: Any, inputs: Tensor) -> Tensor:
-    return inputs if layer_scale is None else run(layer_scale, inputs)
+    return inputs if layer_scale is None else layer_scale(inputs)

@@ -11,16 +11,16 @@ from typing import Any
 
 import keras
 
-from ..kernels.activation import gelu
+from .. import kernels
 from ..types import Shape, Tensor
+from .base import Layer
 from .convolution import ConvNorm, Convolution
-from .inner import run
 from .normalization import BatchNorm, LayerScale
 from .squeeze_excite import SqueezeExcite
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileOneBlock(keras.layers.Layer):
+class MobileOneBlock(Layer):
     """A k x k convolution, a 1 x 1 "scale" convolution and a skip, each with its batch norm, added up.
 
     Args:
@@ -91,15 +91,15 @@ class MobileOneBlock(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
         if self.se is not None:
-            outputs = run(self.se, outputs)
-        return gelu(outputs) if self.activation else outputs
+            outputs = self.se(outputs)
+        return kernels.gelu(outputs) if self.activation else outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.branches[-1].compute_output_shape(input_shape)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class LargeKernelConv(keras.layers.Layer):
+class LargeKernelConv(Layer):
     """A strided depthwise 7 x 7 convolution beside a 3 x 3 one, optional squeeze-and-excite, then GELU.
 
     Args:
@@ -134,14 +134,14 @@ class LargeKernelConv(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = _sum_of(self.branches, inputs, training)
-        return gelu(outputs if self.se is None else run(self.se, outputs))
+        return kernels.gelu(outputs if self.se is None else self.se(outputs))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.branches[0].compute_output_shape(input_shape)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class RepMixer(keras.layers.Layer):
+class RepMixer(Layer):
     """Mixes tokens by a depthwise convolution: x + layer_scale * (mixer(x) - norm(x)); one convolution when folded.
 
     Args:
@@ -193,13 +193,13 @@ class RepMixer(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.reparam_conv is not None:
-            return run(self.reparam_conv, inputs, training=training)
-        mixed = run(self.mixer, inputs, training=training) - run(self.norm, inputs, training=training)
-        return inputs + run(self.layer_scale, mixed)
+            return self.reparam_conv(inputs, training=training)
+        mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
+        return inputs + self.layer_scale(mixed)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class ConditionalPositionalEncoding(keras.layers.Layer):
+class ConditionalPositionalEncoding(Layer):
     """x + depthwise 7 x 7 convolution of x, or that sum as one convolution when folded.
 
     Args:
@@ -222,12 +222,12 @@ class ConditionalPositionalEncoding(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.pos_enc is None:
-            return run(self.reparam_conv, inputs, training=training)
-        return run(self.pos_enc, inputs, training=training) + inputs
+            return self.reparam_conv(inputs, training=training)
+        return self.pos_enc(inputs, training=training) + inputs
 
 
 def _sum_of(branches: list[Any], inputs: Tensor, training: bool | None) -> Tensor:
-    outputs = [run(branch, inputs, training=training) for branch in branches]
+    outputs = [branch(inputs, training=training) for branch in branches]
     total = outputs[0]
     for output in outputs[1:]:
         total = total + output

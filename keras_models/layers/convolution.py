@@ -5,15 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..kernels.convolve import convolve
+from .. import kernels
 from ..types import Shape, Tensor
+from .base import Layer
 from .initializers import normal
-from .inner import run
 from .normalization import BatchNorm
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class Convolution(keras.layers.Layer):
+class Convolution(Layer):
     """A convolution over (batch, height, width, channels) that pads both sides alike, as PyTorch does.
 
     Keras' own "same" padding puts the odd pixel of a strided convolution on the far side only, which shifts
@@ -47,9 +47,8 @@ class Convolution(keras.layers.Layer):
         self.padding = padding
         self.depthwise = depthwise
         self.use_bias = use_bias
-        # Keras compiles by XLA what it trains or predicts with, where every layer allows it. On TensorFlow that
-        # would slow depthwise convolutions down on CPUs (see convolve.py), where its graphs run them fast.
-        self.supports_jit = not (depthwise and keras.backend.backend() == "tensorflow")
+        # Keras compiles by XLA what it trains or predicts with, where every layer allows it.
+        self.supports_jit = kernels.XLA_IS_FAST or not depthwise
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
@@ -60,7 +59,8 @@ class Convolution(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return convolve(inputs, kernel, self.strides, self._margins, self.depthwise, bias, bool(training))
+        options: dict[str, Any] = {"strides": self.strides, "padding": self._margins, "depthwise": self.depthwise}
+        return kernels.convolve(inputs, kernel, bias, training=bool(training), **options)
 
     @property
     def _margins(self) -> tuple[int, int]:
@@ -76,7 +76,7 @@ class Convolution(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class ConvNorm(keras.layers.Layer):
+class ConvNorm(Layer):
     """A convolution without bias, then batch normalisation. Arguments are those of `Convolution`."""
 
     def __init__(
@@ -97,7 +97,7 @@ class ConvNorm(keras.layers.Layer):
         self.bn.build(self.conv.compute_output_shape(input_shape))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return run(self.bn, run(self.conv, inputs, training=training), training=training)
+        return self.bn(self.conv(inputs, training=training), training=training)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.conv.compute_output_shape(input_shape)

@@ -3,18 +3,17 @@
 from typing import Any
 
 import keras
-from keras import ops
 
-from ..kernels.activation import gelu
+from .. import kernels
 from ..types import Shape, Tensor
+from .base import Layer
 from .convolution import ConvNorm, Convolution
 from .dense import Linear
 from .initializers import normal
-from .inner import run
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class FeedForward(keras.layers.Layer):
+class FeedForward(Layer):
     """Two dense layers over the last axis with an exact GELU between them.
 
     Args:
@@ -27,17 +26,17 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.fc1 = Linear(self.hidden, name="fc1", **dense)
+        self.fc1 = Linear(self.hidden, activation=kernels.gelu, name="fc1", **dense)
         self.fc2 = Linear(input_shape[-1], name="fc2", **dense)
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor) -> Tensor:
-        return feed_forward(self.fc1, self.fc2, inputs)
+        return self.fc2(self.fc1(inputs))
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class ConvFeedForward(keras.layers.Layer):
+class ConvFeedForward(Layer):
     """A depthwise convolution with batch norm, then a feed-forward over the channels of each position.
 
     Args:
@@ -63,21 +62,11 @@ class ConvFeedForward(keras.layers.Layer):
             self.conv = ConvNorm(**conv, dtype=self.dtype_policy, name="conv")
         self.conv.build(input_shape)
         dense = {"dtype": self.dtype_policy, "kernel_initializer": normal()}
-        self.fc1 = Linear(self.hidden, name="fc1", **dense)
+        self.fc1 = Linear(self.hidden, activation=kernels.gelu, name="fc1", **dense)
         self.fc2 = Linear(input_shape[-1], name="fc2", **dense)
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden))
 
     def call(self, inputs: Tensor, training: bool | None = None, columns: slice | None = None) -> Tensor:
-        mixed = run(self.conv, inputs, training=training)
-        return feed_forward(self.fc1, self.fc2, mixed if columns is None else mixed[:, :, columns])
-
-
-def feed_forward(fc1: Linear, fc2: Linear, inputs: Tensor) -> Tensor:
-    """Two dense layers over the last axis with an exact GELU between them.
-
-    Of matrices, TensorFlow makes one operation of product, bias and GELU.
-    """
-    rows = ops.reshape(inputs, (-1, inputs.shape[-1])) if keras.backend.backend() == "tensorflow" else inputs
-    outputs = run(fc2, gelu(run(fc1, rows)))
-    return ops.reshape(outputs, (-1, *ops.shape(inputs)[1:-1], outputs.shape[-1])) if rows is not inputs else outputs
+        mixed = self.conv(inputs, training=training)
+        return self.fc2(self.fc1(mixed if columns is None else mixed[:, :, columns]))

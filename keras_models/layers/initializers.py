@@ -1,14 +1,13 @@
-"""Initial values, and how to skip them where they will be overwritten at once."""
+"""Initial values, and how to skip them where a file will replace them at once."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any
 
 import keras
 
+from .. import kernels
 from ..kernels import memory
 
 _overwritten: ContextVar[bool] = ContextVar("overwritten", default=False)
@@ -16,12 +15,11 @@ _overwritten: ContextVar[bool] = ContextVar("overwritten", default=False)
 
 @contextmanager
 def to_be_overwritten() -> Iterator[None]:
-    """Within this context floating-point weights start as zeros that cost neither time nor memory.
+    """Within this context, in this thread, the floating-point weights of towers start as zeros that cost nothing.
 
-    For weights that a file will replace. Drawing random numbers takes seconds, and so do mere zeros: memory is
-    filled, and on JAX a program is compiled for each shape.
+    Use it where a file will replace them. Random numbers take seconds to draw. Plain zeros take seconds, too: they
+    fill memory, and JAX compiles a program for each shape.
     """
-    _install()
     token = _overwritten.set(True)
     try:
         yield
@@ -29,40 +27,26 @@ def to_be_overwritten() -> Iterator[None]:
         _overwritten.reset(token)
 
 
+def starts_as(dtype: Any) -> Callable[..., Any] | None:
+    """The initialiser that `to_be_overwritten` wants for a weight of a dtype; None for the layer's own."""
+    # Whole numbers are counters, and cheap. NumPy has no bfloat16.
+    if not _overwritten.get() or keras.backend.standardize_dtype(dtype) not in ("float16", "float32", "float64"):
+        return None
+    return _zeros
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    return kernels.tensor(memory.zeros(tuple(shape), keras.backend.standardize_dtype(dtype)))
+
+
+class WeightInitializer(keras.initializers.TruncatedNormal):
+    """keras.initializers.TruncatedNormal that heeds `to_be_overwritten`, in Keras' own layers too."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        initial = starts_as(dtype or keras.config.floatx())
+        return super().__call__(shape, dtype) if initial is None else initial(shape, dtype)
+
+
 def normal(stddev: float = 0.02) -> keras.initializers.Initializer:
     """A normal distribution cut at two standard deviations, as MobileCLIP's convolutions and dense layers start."""
-    return keras.initializers.TruncatedNormal(stddev=stddev)
-
-
-@cache
-def _install() -> None:
-    """Makes Keras' variables heed the context. Outside of it, and in other threads, they start as ever.
-
-    Keras has no place to say this once for every layer, its own included.
-    """
-    usual = keras.Variable._initialize_with_initializer
-
-    def initialize(variable: Any, initializer: Any) -> None:
-        # Whole numbers are seeds and counters, and cheap.
-        if _overwritten.get() and variable._dtype in ("float16", "float32", "float64"):
-            with _without_scope():
-                usual(variable, _zeros)
-        else:
-            usual(variable, initializer)
-
-    keras.Variable._initialize_with_initializer = initialize
-
-
-def _without_scope() -> AbstractContextManager[None]:
-    """Within this context, TensorFlow's own name of a new variable is without the layers it lies in.
-
-    TensorFlow makes a program for each name and shape, which takes half a millisecond: a second for a model whose
-    variables all have names of their own, a tenth where all kernels are called "kernel". Keras' paths stay whole.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return sys.modules["tensorflow"].name_scope("")
-    return nullcontext()
-
-
-def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
-    return memory.tensor(memory.zeros(shape, dtype))
+    return WeightInitializer(stddev=stddev)

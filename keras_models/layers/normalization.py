@@ -5,18 +5,20 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..kernels import torch as torch_functions
+from .. import kernels
 from ..types import Shape, Tensor
+from .base import Layer, TowerLayer
 
 BATCH_NORM_EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class BatchNorm(keras.layers.BatchNormalization):
+class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
     """Batch normalisation over the last axis with PyTorch's defaults, counting its training steps as PyTorch does.
 
-    Epsilon is 1e-5 and the moving averages keep 0.9 of their value per step (PyTorch's momentum of 0.1). The
-    counter `num_batches_tracked` has no influence on outputs; it is kept so that a checkpoint converts back whole.
+    Epsilon is 1e-5 and the moving averages keep 0.9 of their value per step (PyTorch's momentum of 0.1). The moving
+    variance is of Keras' kind, biased. The counter `num_batches_tracked` has no influence on outputs; it is kept so
+    that a checkpoint converts back whole.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -32,34 +34,37 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         if training and self.trainable:
             self.num_batches_tracked.assign_add(ops.ones((), dtype=self.num_batches_tracked.dtype))
-        elif keras.backend.backend() == "tensorflow":
-            return self._normalize(inputs)
-        return super().call(inputs, training=training, mask=mask)
+            if mask is not None:
+                return super().call(inputs, training=training, mask=mask)
+            mean, variance = kernels.batch_moments(inputs)
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
+        else:
+            mean, variance = self.moving_mean, self.moving_variance
+        mean, variance, gamma, beta = map(ops.convert_to_tensor, (mean, variance, self.gamma, self.beta))
+        return ops.cast(kernels.batch_norm(inputs, mean, variance, gamma, beta, self.epsilon), self.compute_dtype)
 
-    def _normalize(self, inputs: Tensor) -> Tensor:
-        """By the moving averages. TensorFlow's rsqrt, which Keras takes, is 2e-8 too small in the mean on CPUs, the
-        same way in every layer: over a tower that adds up to twice the error of the features."""
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        variables = (self.moving_variance, self.moving_mean, self.gamma, self.beta)
-        variance, mean, gamma, beta = (ops.cast(variable, dtype) for variable in variables)
-        scale = gamma / ops.sqrt(variance + self.epsilon)
-        outputs = ops.cast(inputs, dtype) * scale + (beta - mean * scale)
-        return ops.cast(outputs, self.compute_dtype)
+    def _move(self, average: Any, value: Tensor) -> None:
+        old = ops.cast(ops.convert_to_tensor(average), keras.backend.standardize_dtype(value.dtype))
+        average.assign(old * self.momentum + value * (1.0 - self.momentum))
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class LayerNorm(keras.layers.LayerNormalization):
-    """keras.layers.LayerNormalization over the last axis; on PyTorch, of one dtype, without Keras' work around it."""
+class LayerNorm(TowerLayer, keras.layers.LayerNormalization):
+    """keras.layers.LayerNormalization over the last axis."""
 
     def call(self, inputs: Tensor) -> Tensor:
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        if keras.backend.backend() == "torch" and dtype == self.compute_dtype == self.variable_dtype:
-            return torch_functions.layer_norm(inputs, self.gamma.value, self.beta.value, self.epsilon)
-        return super().call(inputs)
+        gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
+        return ops.cast(kernels.layer_norm(inputs, gamma, beta, self.epsilon), self.compute_dtype)
+
+
+def norm_each(norm: LayerNorm, states: Tensor) -> Tensor:
+    """A LayerNorm that was built for (batch, channels), of every position: (batch, length, channels)."""
+    return ops.reshape(norm(ops.reshape(states, (-1, states.shape[-1]))), ops.shape(states))
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class LayerScale(keras.layers.Layer):
+class LayerScale(Layer):
     """Multiplies each channel (the last axis) by a learned factor that starts small.
 
     Source: CaiT (arXiv 2103.17239), section 2.1; the initial value is FastViT's.

@@ -3,17 +3,17 @@
 from typing import Any
 
 import keras
-from keras import ops
 
+from .. import kernels
 from ..types import Shape, Tensor
+from .base import Layer
 from .dense import VectorLinear
 from .initializers import normal
-from .inner import run
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class SqueezeExcite(keras.layers.Layer):
-    """Scales each channel by a gate computed from the mean of all channels.
+class SqueezeExcite(Layer):
+    """Scales each channel by a gate computed from every channel's mean over the positions.
 
     Args:
         channels: channels of the hidden layer: a quarter of the input's in downsampling convolutions, a
@@ -34,7 +34,7 @@ class SqueezeExcite(keras.layers.Layer):
         self.fc2.build((None, self.channels))
 
     def call(self, inputs: Tensor) -> Tensor:
-        gate = run(self.fc2, run(self.fc1, ops.mean(inputs, axis=(1, 2))))
+        gate = self.fc2(self.fc1(kernels.mean_over_positions(inputs)))
         return inputs * gate[:, None, None, :]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

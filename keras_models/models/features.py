@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from .. import kernels
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -24,7 +26,7 @@ class FeatureModel(keras.Model):
         super().__init__(name="features")
         self.model = model
         self.built = True
-        if keras.backend.backend() == "tensorflow":
+        if not kernels.XLA_IS_FAST:
             self.jit_compile = False
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:

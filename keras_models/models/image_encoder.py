@@ -6,9 +6,10 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from .. import kernels
 from ..architectures import IMAGE_TOWERS, FastViTConfig
-from ..kernels.float64 import kept
-from ..layers.dense import product_of_vectors
+from ..kernels.float64 import check_float64
+from ..layers.base import Layer
 from ..layers.initializers import normal
 from ..registry import get_variant
 from ..towers.fastvit import FastViT
@@ -17,7 +18,7 @@ from ..types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class ImageProjectionHead(keras.layers.Layer):
+class ImageProjectionHead(Layer):
     """Pools a feature map by its mean over positions, then projects it linearly into the embedding space.
 
     Args:
@@ -42,8 +43,8 @@ class ImageProjectionHead(keras.layers.Layer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
-        pooled = ops.mean(inputs, axis=(1, 2)) if len(inputs.shape) == 4 else inputs
-        features = product_of_vectors(pooled, ops.convert_to_tensor(self.kernel))
+        pooled = kernels.mean_over_positions(inputs) if len(inputs.shape) == 4 else inputs
+        features = kernels.dense_of_vectors(pooled, ops.convert_to_tensor(self.kernel))
         return features if self.bias is None else features + self.bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -138,8 +139,8 @@ class MobileClipImageEncoder(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
-        with kept(self.compute_dtype):
-            return self.projection(self.backbone(inputs, training=training))
+        check_float64(self.compute_dtype)
+        return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for an image batch, by name, in order; the last is "features".
@@ -150,10 +151,9 @@ class MobileClipImageEncoder(keras.Model):
         if self.tower not in IMAGE_TOWERS:
             raise ValueError(f"Only MobileCLIP's own image towers have stages, not {self.backbone.name!r}.")
         inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
-        with kept(self.compute_dtype):
-            outputs = self.backbone.stage_outputs(inputs)
-            last = list(outputs.values())[-1]
-            outputs["features"] = self.projection(last[:, 0] if len(last.shape) == 3 else last)
+        outputs = self.backbone.stage_outputs(inputs)
+        last = list(outputs.values())[-1]
+        outputs["features"] = self.projection(last[:, 0] if len(last.shape) == 3 else last)
         return outputs
 
     def _check(self, shape: Shape) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import keras
 from keras import ops
 
-from ..kernels.float64 import kept
+from .. import kernels
 from ..registry import VARIANTS, Variant, get_variant
 from ..training.losses import contrastive_loss
 from ..types import Tensor
@@ -43,9 +43,6 @@ class MobileClipModel(keras.Model):
 
     MODEL_VARIANTS: ClassVar[dict[str, Variant]] = VARIANTS
     """The published variants by name."""
-
-    # As in MobileClipTextEncoder: tokens are no floats.
-    _default_save_signature = None
 
     def __init__(
         self, image_encoder: Any = None, text_encoder: Any = None, variant: str | None = None, **kwargs: Any
@@ -185,7 +182,7 @@ class MobileClipModel(keras.Model):
         if self.image_encoder is None:
             raise ValueError("This model was loaded without its image tower.")
         features = self.image_encoder(ops.convert_to_tensor(images), training=False)
-        return unit_length(features) if normalize else features
+        return kernels.unit_length(features) if normalize else features
 
     def encode_text(self, tokens: Any, normalize: bool = True) -> Tensor:
         """Features of texts.
@@ -200,7 +197,7 @@ class MobileClipModel(keras.Model):
         if self.text_encoder is None:
             raise ValueError("This model was loaded without its text tower.")
         features = self.text_encoder(ops.convert_to_tensor(tokens), training=False)
-        return unit_length(features) if normalize else features
+        return kernels.unit_length(features) if normalize else features
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         known = {"image": self.image_encoder, "text": self.text_encoder}
@@ -210,14 +207,14 @@ class MobileClipModel(keras.Model):
             raise ValueError(f"The inputs are a dict with {towers}; got {unknown or 'an empty dict'}.")
         outputs = {}
         for key in inputs:
-            outputs[f"{key}_features"] = unit_length(known[key](inputs[key], training=training))
+            outputs[f"{key}_features"] = kernels.unit_length(known[key](inputs[key], training=training))
         outputs["logit_scale"] = self.scale()
         return outputs
 
     def scale(self) -> Any:
         """What similarities are multiplied with, a scalar tensor: exp(logit_scale), at most 100."""
-        with kept(self.logit_scale.dtype):
-            return ops.minimum(ops.exp(self.logit_scale), MAX_LOGIT_SCALE)
+        scale = kernels.exp(ops.convert_to_tensor(self.logit_scale))
+        return ops.clip(scale, -float("inf"), MAX_LOGIT_SCALE)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Keras's `predict`: the outputs for arrays, a dataset or a generator, as NumPy arrays."""
@@ -285,13 +282,3 @@ def check_towers(towers: str) -> None:
     """Raises ValueError unless `towers` is "both", "image" or "text"."""
     if towers not in ("both", "image", "text"):
         raise ValueError(f"towers must be 'both', 'image' or 'text', not {towers!r}.")
-
-
-def unit_length(features: Tensor) -> Tensor:
-    """Features scaled to length 1, computed in float32 at least. Zero stays zero."""
-    dtype = keras.backend.standardize_dtype(features.dtype)
-    if dtype in ("float16", "bfloat16"):
-        return ops.cast(unit_length(ops.cast(features, "float32")), dtype)
-    with kept(dtype):
-        length = ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True))
-        return features / ops.maximum(length, 1e-12)

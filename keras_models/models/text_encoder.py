@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from ..architectures import TEXT_TOWERS
-from ..kernels.float64 import kept
+from ..kernels.float64 import check_float64
 from ..layers.dense import VectorLinear
 from ..layers.initializers import normal
 from ..registry import get_variant
@@ -31,10 +31,6 @@ class MobileClipTextEncoder(keras.Model):
     Raises:
         ValueError: for an unknown backbone, or tokens of another rank, dtype or length than it takes.
     """
-
-    # Beside the signature that `export` is given, Keras would have TensorFlow trace the model for floats, which tokens
-    # are not.
-    _default_save_signature = None
 
     def __init__(
         self,
@@ -80,15 +76,14 @@ class MobileClipTextEncoder(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
-        with kept(self.compute_dtype):
-            return self.projection(self.backbone(inputs, training=training))
+        check_float64(self.compute_dtype)
+        return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for a token batch, by name, in order; the last is "features"."""
         inputs = ops.convert_to_tensor(inputs, dtype="int32")
-        with kept(self.compute_dtype):
-            outputs = self.backbone.stage_outputs(inputs)
-            outputs["features"] = self.projection(self.backbone.at_end_of_text(outputs["norm"], inputs))
+        outputs = self.backbone.stage_outputs(inputs)
+        outputs["features"] = self.projection(self.backbone.at_end_of_text(outputs["norm"], inputs))
         return outputs
 
     def _check(self, tokens: Tensor) -> None:

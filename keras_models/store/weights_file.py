@@ -1,12 +1,20 @@
-"""Models in Keras' own unzipped layout, written and read with fewer copies and look-ups than Keras makes."""
+"""Models in Keras' own unzipped layout, written and read with fewer copies and look-ups than Keras makes.
+
+Keras' layout (read in Keras 3.12 to 3.15): an HDF5 group for each layer, at the path of attributes that leads to it;
+in it a group "vars" with the layer's name and its weights, numbered. Layers that an attribute lists are named by their
+class, in snake case, and numbered where several are of one class. tests/test_weights_file.py compares what is written
+here with what `keras.saving.save_model` writes.
+"""
 
 import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +22,10 @@ import h5py
 import keras
 import ml_dtypes
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.saving import saving_lib
 
+from .. import kernels
 from ..kernels import memory
-from ..models.variables import variables_by_name
+from .variables import variables_by_name
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -29,42 +36,107 @@ HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of i
 
 @memory.no_collection()
 def save_model(model: keras.Model, folder: Path) -> None:
-    """What `keras.saving.save_model(model, folder, zipped=False)` writes for a model with no files of its own.
+    """What `keras.saving.save_model(model, folder, zipped=False)` writes, from the memory of the variables themselves.
 
     Keras copies each array twice on its way into the file, which for the token embedding alone takes 200 MB.
+    Models with layers that are models of their own, such as another image backbone, are left to Keras.
+
+    Raises:
+        OSError: where the disk has no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_room(model, folder)
+    if not can_write(model):
+        save_by_keras(model, folder)
+        return
     metadata = {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}
     (folder / CONFIG).write_text(json.dumps(keras.saving.serialize_keras_object(model)))
     (folder / METADATA).write_text(json.dumps(metadata))
-    # Keras keeps this set under one name and looks for it under another, and so makes it anew for each layer.
-    global_state.set_global_attribute("saving_attr_skiplist_Layer", saving_lib.get_attr_skipset("Layer"))
-    walk = saving_lib._walk_saveable
-    views = {id(variable): memory.view(variable) for variable in model.variables}
-    store = _Store(folder / WEIGHTS, mode="w")
-    store.views = views
-    try:
-        saving_lib._walk_saveable = _attributes
-        saving_lib._save_state(model, store, None, "", set())
-    finally:
-        saving_lib._walk_saveable = walk
-        store.close()
+    # One view after another: between other work, each takes TensorFlow four times as long.
+    views = {id(variable): kernels.view(variable) for variable in model.variables}
+    with h5py.File(folder / WEIGHTS, "w") as file:
+        for path, layer in layers_by_path(model):
+            _write(file.require_group(path or "/").create_group(VARIABLES), layer, views)
 
 
-def _attributes(saveable: Any) -> Iterator[tuple[str, Any]]:
-    """What Keras' own walk gives, which sorts the hundreds of names of a layer before it passes over nearly all."""
-    kind = saveable._obj_type()
-    skipped = saving_lib.get_attr_skipset(kind)
-    if kind in ("Sequential", "Functional"):
-        yield "layers", saveable.layers
-    names = (name for name in set(dir(saveable)) - skipped if not name.startswith("__"))
-    for name in sorted(names, key=saving_lib._name_key):
+def save_by_keras(model: keras.Model, folder: Path) -> None:
+    """As `save_model`, by Keras' own means."""
+    keras.saving.save_model(model, folder, zipped=False)
+    shutil.rmtree(folder / "assets", ignore_errors=True)  # made for layers with files of their own; none has
+
+
+def can_write(model: keras.Model) -> bool:
+    """Whether the layout of a model's weights is known here: its towers hold plain layers and no models."""
+    towers = {id(tower) for tower in model.layers}
+    return not any(
+        isinstance(layer, keras.Model) and id(layer) not in towers for _, layer in list(layers_by_path(model))[1:]
+    )
+
+
+def layers_by_path(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Each layer of a model once, by its path in the file, in Keras' order; the model itself by ""."""
+    seen: set[int] = set()
+
+    def walk(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, keras.layers.Layer]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for name, value in _attributes(layer):
+            inner = f"{path}/{name}".removeprefix("/")
+            if isinstance(value, keras.layers.Layer):
+                yield from walk(value, inner)
+            else:
+                for key, listed in _numbered(value):
+                    yield from walk(listed, f"{inner}/{key}")
+
+    return walk(model, "")
+
+
+def _attributes(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    """The attributes in which a layer keeps layers, or lists of them, private ones last."""
+    names = set(dir(layer)) - _attributes_of_any_layer()
+    for name in sorted(names, key=lambda name: (name.startswith("_"), name)):
         try:
-            value = getattr(saveable, name)
+            value = getattr(layer, name)
         except Exception:  # as Keras does: some properties raise before a model is compiled, each its own error
             continue
-        yield name, value
+        if isinstance(value, keras.layers.Layer | list | tuple | dict):
+            yield name, value
+
+
+@cache
+def _attributes_of_any_layer() -> frozenset[str]:
+    return frozenset(dir(keras.layers.Layer()))
+
+
+def _numbered(container: Any) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layers in a list by their class: "rep_mixer_block", "rep_mixer_block_1"."""
+    counts: dict[str, int] = {}
+    for value in container.values() if isinstance(container, dict) else container:
+        if isinstance(value, keras.layers.Layer):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(value).__name__).lower()
+            number = counts[name] = counts.get(name, -1) + 1
+            yield f"{name}_{number}" if number else name, value
+
+
+def _write(group: h5py.Group, layer: keras.layers.Layer, views: dict[int, np.ndarray | None]) -> None:
+    """A layer's name and weights."""
+    group.attrs["name"] = layer.name
+    weights: dict[str, Any] = {}
+    layer.save_own_variables(weights)
+    for key, value in weights.items():
+        array = views.get(id(value))
+        if array is None:
+            array = keras.ops.convert_to_numpy(value)
+        if array.dtype == ml_dtypes.bfloat16:  # HDF5 has no such type, and Keras marks it
+            group.create_dataset(key, data=array).attrs["dtype"] = "bfloat16"
+            continue
+        # As `create_dataset` does, which takes as long for what it could be asked beyond that.
+        space = h5py.h5s.create_simple(array.shape) if array.ndim else h5py.h5s.create(h5py.h5s.SCALAR)
+        made = h5py.h5d.create(group.id, key.encode(), h5py.h5t.py_create(array.dtype, logical=True), space)
+        if array.size:
+            made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array))
 
 
 def _check_room(model: keras.Model, folder: Path) -> None:
@@ -72,30 +144,6 @@ def _check_room(model: keras.Model, folder: Path) -> None:
     size = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize + HDF5_OVERHEAD for v in model.variables)
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-class _Store(saving_lib.H5IOStore):
-    """Keras' HDF5 file, written from the memory of the variables itself.
-
-    Attributes:
-        views: of the variables' values, by the variables' id. They are taken one after another: between other work,
-            each takes TensorFlow four times as long.
-    """
-
-    views: dict[int, np.ndarray | None]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        array = self.views.get(id(value))
-        if array is None or not array.size or array.dtype.kind not in "fiu":  # bfloat16 is of no kind of NumPy's
-            super().__setitem__(key, value)
-            return
-        if not self._h5_entry_initialized:
-            self._create_h5_group(self._h5_entry_path)
-        # As `create_dataset` does, which takes as long for what it could be asked beyond that.
-        space = h5py.h5s.create_simple(array.shape) if array.ndim else h5py.h5s.create(h5py.h5s.SCALAR)
-        number = h5py.h5t.py_create(array.dtype, logical=True)
-        made = h5py.h5d.create(self._h5_entry_group.id, key.encode(), number, space)
-        made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array))
 
 
 def load_weights(model: keras.Model, path: Path) -> None:

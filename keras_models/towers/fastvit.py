@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import keras
-
 from ..architectures import FastViTConfig
+from ..layers.base import Layer
 from ..layers.blocks import AttentionBlock, RepMixerBlock
 from ..layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock
-from ..layers.inner import run
 from ..types import Shape, Tensor
 
 
-class FastViTStage(keras.layers.Layer):
+class FastViTStage(Layer):
     """Downsampling (but in the first stage), a positional encoding (before attention), then the blocks."""
 
     def __init__(self, config: FastViTConfig, index: int, form: str, **kwargs: Any) -> None:
@@ -52,11 +50,11 @@ class FastViTStage(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = inputs
         for part in self.downsample:
-            outputs = run(part, outputs, training=training)
+            outputs = part(outputs, training=training)
         if self.pos_emb is not None:
-            outputs = run(self.pos_emb, outputs, training=training)
+            outputs = self.pos_emb(outputs, training=training)
         for block in self.blocks:
-            outputs = run(block, outputs, training=training)
+            outputs = block(outputs, training=training)
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -65,7 +63,7 @@ class FastViTStage(keras.layers.Layer):
         return input_shape
 
 
-class FastViT(keras.layers.Layer):
+class FastViT(Layer):
     """An mci backbone without its projection.
 
     Args:
@@ -103,7 +101,7 @@ class FastViT(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for part in self.parts:
-            inputs = run(part, inputs, training=training)
+            inputs = part(inputs, training=training)
         return inputs
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:

@@ -5,16 +5,17 @@ from typing import Any
 import keras
 from keras import ops
 
+from .. import kernels
 from ..architectures import TextConfig
-from ..layers.attention import at
+from ..layers.base import Layer
 from ..layers.blocks import RepMixerBlock, TransformerBlock
 from ..layers.initializers import normal
-from ..layers.inner import run
-from ..layers.normalization import LayerNorm
+from ..layers.normalization import LayerNorm, norm_each
 from ..types import Shape, Tensor
+from .text_ending import ending_of
 
 
-class TextBackbone(keras.layers.Layer):
+class TextBackbone(Layer):
     """Token and position embeddings, the blocks, a LayerNorm, and the state at the end-of-text token.
 
     Args:
@@ -55,59 +56,31 @@ class TextBackbone(keras.layers.Layer):
         )
         for block, kind in zip(self.blocks, self.config.blocks, strict=True):
             block.build((None, 1, None, width) if kind == "repmixer" else (None, None, width))
-        self.final_norm.build((None, None, width))
+        self.final_norm.build((None, width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         states, end = self._embed(inputs), _end_of_text(inputs)
-        if self.config.blocks[-1] == "transformer":
-            for index in range(len(self.blocks) - 1):
-                states = self._apply(index, states, training)
-            states = run(self.blocks[-1], states, positions=end)
-        elif training or self.config.blocks[-2] != "transformer":  # batch norms learn from all positions
-            for index in range(len(self.blocks)):
-                states = self._apply(index, states, training)
-            states = at(states, end)
-        else:
-            for index in range(len(self.blocks) - 2):
-                states = self._apply(index, states, training)
-            states = self._last_two(states, end)
-        return run(self.final_norm, states[:, 0])
-
-    def _last_two(self, states: Tensor, end: Tensor) -> Tensor:
-        """(batch, 1, width): a transformer block and a RepMixer block, at the end of the text alone.
-
-        There the RepMixer block sees `reach` positions to either side, and of the transformer block no others matter:
-        a fifth of an S0's text tower is saved.
-        """
-        length, last = ops.shape(states)[1], self.blocks[-1]
-        window = end + ops.arange(-last.reach, last.reach + 1, dtype=end.dtype)
-        states = run(self.blocks[-2], states, positions=ops.clip(window, 0, length - 1))
-        inside = ops.cast(ops.logical_and(window >= 0, window < length), states.dtype)
-        return ops.squeeze(run(last, ops.expand_dims(states, 1), inside=inside[:, None, :, None]), 1)
+        ending = ending_of(self.blocks, bool(training))
+        for block in self.blocks[: len(self.blocks) - len(ending.blocks)]:
+            states = _apply(block, states, training)
+        return self.final_norm(ending(states, end)[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for a token batch."""
         states = self._embed(inputs)
         outputs = {"embeddings": states}
-        for index in range(len(self.blocks)):
-            outputs[f"block_{index}"] = states = self._apply(index, states, training=False)
-        outputs["norm"] = self.final_norm(states)
+        for index, block in enumerate(self.blocks):
+            outputs[f"block_{index}"] = states = _apply(block, states, training=False)
+        outputs["norm"] = norm_each(self.final_norm, states)
         return outputs
 
     def _embed(self, tokens: Tensor) -> Tensor:
         positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
-        return run(self.token_embedding, tokens) + positions
-
-    def _apply(self, index: int, states: Tensor, training: bool | None) -> Tensor:
-        block = self.blocks[index]
-        if self.config.blocks[index] != "repmixer":
-            return run(block, states)
-        # A sentence is an image one pixel high.
-        return ops.squeeze(run(block, ops.expand_dims(states, 1), training=training), 1)
+        return self.token_embedding(tokens) + positions
 
     def at_end_of_text(self, states: Tensor, tokens: Tensor) -> Tensor:
         """(batch, width): each text's state at its largest token id."""
-        return at(states, _end_of_text(tokens))[:, 0]
+        return kernels.at(states, _end_of_text(tokens))[:, 0]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)
@@ -116,3 +89,11 @@ class TextBackbone(keras.layers.Layer):
 def _end_of_text(tokens: Tensor) -> Tensor:
     """(batch, 1): where each text's largest token id stands."""
     return ops.argmax(tokens, axis=-1)[:, None]
+
+
+def _apply(block: Any, states: Tensor, training: bool | None) -> Tensor:
+    """A block at every position, (batch, length, width)."""
+    if not isinstance(block, RepMixerBlock):
+        return block(states)
+    # A sentence is an image one pixel high.
+    return ops.squeeze(block(ops.expand_dims(states, 1), training=training), 1)

@@ -6,21 +6,20 @@ CLIP (arXiv 2103.00020, section 2.4).
 
 from typing import Any
 
-import keras
 from keras import ops
 
+from .. import kernels
 from ..architectures import ViTConfig
-from ..kernels.activation import gelu
+from ..layers.base import Layer
 from ..layers.blocks import TransformerBlock
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.initializers import normal
-from ..layers.inner import run
-from ..layers.normalization import LayerNorm
+from ..layers.normalization import LayerNorm, norm_each
 from ..types import Shape, Tensor
 from .positions import resize_positions
 
 
-class VisionTransformer(keras.layers.Layer):
+class VisionTransformer(Layer):
     """A ViT backbone without its projection.
 
     Args:
@@ -79,16 +78,17 @@ class VisionTransformer(keras.layers.Layer):
         self.cls_token = self.add_weight(name="cls_token", shape=(1, 1, width), initializer=normal())
         self.pos_embed = self.add_weight(name="pos_embed", shape=(1, positions, width), initializer=normal())
         sequence = (shape[0], None, width)
-        for part in (self.norm_pre, *self.blocks, self.norm):
+        for part in (self.norm_pre, *self.blocks):
             if part is not None:
                 part.build(sequence)
+        self.norm.build((shape[0], width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         tokens = self._embed(inputs, training)
         for block in self.blocks[:-1]:
-            tokens = run(block, tokens)
+            tokens = block(tokens)
         class_token = ops.zeros((ops.shape(tokens)[0], 1), dtype="int32")
-        return run(self.norm, run(self.blocks[-1], tokens, positions=class_token)[:, 0])
+        return self.norm(self.blocks[-1](tokens, positions=class_token)[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
@@ -96,16 +96,16 @@ class VisionTransformer(keras.layers.Layer):
         outputs = {"embeddings": tokens}
         for index, block in enumerate(self.blocks):
             outputs[f"block_{index}"] = tokens = block(tokens)
-        outputs["norm"] = self.norm(tokens)
+        outputs["norm"] = norm_each(self.norm, tokens)
         return outputs
 
     def _embed(self, inputs: Tensor, training: bool | None) -> Tensor:
         """Patches with positions behind the class token: (batch, 1 + patches, width)."""
         patches = inputs
         for index, part in enumerate(self.patch_embed):
-            patches = run(part, patches, training=training)
+            patches = part(patches, training=training)
             if index < len(self.patch_embed) - 1:
-                patches = gelu(patches)
+                patches = kernels.gelu(patches)
         _, rows, columns, width = ops.shape(patches)
         patches = ops.reshape(patches, (-1, rows * columns, width))
         prefix = int(self.config.class_token_position)
@@ -117,7 +117,7 @@ class VisionTransformer(keras.layers.Layer):
         patches = patches + grid
         class_token = ops.broadcast_to(class_token, (ops.shape(patches)[0], 1, width))
         tokens = ops.concatenate([class_token, patches], axis=1)
-        return tokens if self.norm_pre is None else run(self.norm_pre, tokens)
+        return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)

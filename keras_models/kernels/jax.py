@@ -1,0 +1,115 @@
+"""What JAX computes in another way than plain.py: on CPUs, where XLA compiles some operations badly."""
+
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax import numpy as jnp
+
+from ..types import Tensor
+from . import plain
+
+LONGEST_SUM = 512
+"""Matrix products on CPUs that add up more terms than this are taken in parts."""
+
+TERMS_OF_PART = 256
+"""At most so many terms are added up one after the other in each of those parts."""
+
+
+def convolve(
+    inputs: Any,
+    kernel: Any,
+    bias: Any = None,
+    *,
+    strides: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    depthwise: bool = False,
+    training: bool = False,
+) -> Tensor:
+    """Depthwise on CPUs, compiled and without a gradient: the sum of the shifted input times each of the kernel's taps.
+
+    XLA compiles depthwise kernels for CPUs to code that runs some 25 times slower than the arithmetic takes. The sum is
+    one loop over the output, which XLA vectorises over the channels. Run operation by operation it would be slow, and
+    its gradient takes minutes to compile.
+    """
+    if not depthwise or training or not compiles_for_cpu() or not isinstance(inputs, jax.core.Tracer):
+        options: dict[str, Any] = {"strides": strides, "padding": padding, "depthwise": depthwise}
+        return plain.convolve(inputs, kernel, bias, **options)
+    outputs = sum_of_shifted(inputs, kernel, strides, padding)
+    return outputs if bias is None else outputs + bias
+
+
+@cache
+def compiles_for_cpu() -> bool:
+    """Whether XLA compiles for CPUs what layers compute."""
+    return keras.distribution.list_devices()[0].startswith("cpu")
+
+
+def sum_of_shifted(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
+    """A depthwise convolution, without bias. Arguments are those of `convolve`."""
+    tall, wide = kernel.shape[:2]
+    height, width = (
+        (size + 2 * pad - length) // strides + 1
+        for size, pad, length in zip(inputs.shape[1:3], padding, (tall, wide), strict=True)
+    )
+    # One row more than needed, dropped at the end. Without it the middle one of the shifted inputs would be the input
+    # itself, which XLA would compute anew, and with it all that is added up along a residual path.
+    rows, columns = padding
+    inputs = jnp.pad(inputs, [(0, 0), (rows, rows + strides), (columns, columns), (0, 0)])
+    multiplier = kernel.shape[-1]
+    if multiplier > 1:
+        inputs = jnp.repeat(inputs, multiplier, axis=-1)
+    taps = jnp.reshape(kernel, (tall, wide, -1))
+    total: Any = 0.0
+    for y in range(tall):
+        for x in range(wide):
+            seen = inputs[:, y : y + strides * height + 1 : strides, x : x + strides * (width - 1) + 1 : strides]
+            total = total + seen * taps[y, x]
+    return total[:, :height]
+
+
+def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) -> Tensor:
+    """On CPUs, a long product is the sum of shorter ones.
+
+    On processors without AVX-512, XLA adds up one term after the other. The errors of the longest products, at the end
+    of each feed-forward, made features 1.8 times as wrong as PyTorch's, whose library adds up in parts, too. Shorter
+    products are left whole: their kernels would be copied, which takes as long as one text.
+    """
+    length = kernel.shape[0]
+    if length <= LONGEST_SUM or not compiles_for_cpu():
+        return plain.dense(inputs, kernel, bias, activation)
+    starts = range(0, length, TERMS_OF_PART)
+    parts = [inputs[..., i : i + TERMS_OF_PART] @ kernel[i : i + TERMS_OF_PART] for i in starts]
+    outputs = sum(parts[1:], start=parts[0])
+    if bias is not None:
+        outputs = outputs + bias
+    return outputs if activation is None else activation(outputs)
+
+
+def exp(inputs: Any) -> Tensor:
+    """keras.ops.exp turns float64 into float32."""
+    return jnp.exp(inputs)
+
+
+def float64_is_kept() -> bool:
+    """JAX turns float64 into float32 unless told otherwise."""
+    return jax.dtypes.canonicalize_dtype("float64") == np.float64
+
+
+def float64_enabled() -> AbstractContextManager[Any]:
+    return jax.enable_x64(True)
+
+
+def is_on_host(variable: keras.Variable) -> bool:
+    return {device.platform for device in variable.value.devices()} == {"cpu"}
+
+
+def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
+    variable.assign(plain.tensor(array))
+
+
+def view(variable: keras.Variable) -> np.ndarray | None:
+    return np.asarray(variable.value) if is_on_host(variable) else None

@@ -1,0 +1,325 @@
+"""Every operation of the towers in keras.ops: the readable truth, which each backend's own way must equal.
+
+A backend whose own file has a function of the same name computes by that one; tests/test_kernels.py compares the two,
+forward and gradient, eager and compiled.
+
+On JAX and PyTorch, Keras' type promotion turns float64 into float32 in some of its operations (`matmul` on PyTorch,
+`mean`, `sqrt`, `exp` and `maximum` on both). Operators such as `@` and `**` stand in for them here. So a float64 model
+computes in float64, which the verification relies on.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..types import Tensor
+
+TERMS_OF_GROUP = 64
+"""`dense_of_vectors` adds up at most so many products one after the other."""
+
+XLA_IS_FAST = True
+"""Whether Keras should compile by XLA what it trains or predicts with."""
+
+
+def gelu(inputs: Tensor) -> Tensor:
+    """GELU with the error function. Its tanh approximation is off by up to 5e-4.
+
+    Source: GELU (arXiv 1606.08415).
+    """
+    half = inputs * 0.5
+    return half + half * ops.erf(inputs * math.sqrt(0.5))
+
+
+def convolve(
+    inputs: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strides: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    depthwise: bool = False,
+    training: bool = False,
+) -> Tensor:
+    """A convolution that pads both sides alike with zeros, as PyTorch does.
+
+    Args:
+        inputs: float (batch, height, width, channels).
+        kernel: float (kernel height, kernel width, channels, filters); where depthwise, (kernel height, kernel
+            width, channels, multiplier).
+        bias: float (filters,), or None.
+        strides: step in both directions.
+        padding: (rows above and below, columns left and right).
+        depthwise: whether each channel is convolved on its own. Output channel c * multiplier + m then comes from
+            input channel c.
+        training: whether a gradient will be asked for. It is right in any case; a backend may choose a way whose
+            gradient compiles faster.
+
+    Returns:
+        Float (batch, new height, new width, filters).
+    """
+    is_same = strides == 1 and all(2 * pad + 1 == size for pad, size in zip(padding, kernel.shape[:2], strict=True))
+    if not is_same and any(padding):
+        inputs = ops.pad(inputs, [(0, 0), *((pad, pad) for pad in padding), (0, 0)])
+    operation = ops.depthwise_conv if depthwise else ops.conv
+    how = {"strides": strides, "padding": "same" if is_same else "valid"}
+    outputs = operation(inputs, kernel, data_format="channels_last", **how)
+    return outputs if bias is None else outputs + bias
+
+
+def dense(
+    inputs: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """activation(inputs @ kernel + bias).
+
+    Args:
+        inputs: float (..., inputs).
+        kernel: float (inputs, units).
+        bias: float (units,), or None.
+        activation: applied to each number, or None.
+
+    Returns:
+        Float (..., units).
+    """
+    outputs = inputs @ kernel
+    if bias is not None:
+        outputs = outputs + bias
+    return outputs if activation is None else activation(outputs)
+
+
+def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
+    """inputs @ kernel, added up in groups: less than half the rounding error of one long sum.
+
+    Pooling averages away the rounding errors of single positions. What stays is the error of the few products after
+    it, which so decides how exact the features of a whole tower are. PyTorch's library adds up in short sums, too.
+
+    Args:
+        inputs: float (batch, inputs).
+        kernel: float (inputs, units).
+
+    Returns:
+        Float (batch, units).
+    """
+    length, units = kernel.shape
+    group = math.gcd(length, TERMS_OF_GROUP)
+    if group < 8 or group == length:  # many small groups would be one long sum again
+        return inputs @ kernel
+    parts = ops.transpose(ops.reshape(inputs, (-1, length // group, group)), (1, 0, 2))
+    return ops.sum(parts @ ops.reshape(kernel, (length // group, group, units)), axis=0)
+
+
+def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:
+    """Scaled dot-product attention of every position. Source: arXiv 1706.03762, section 3.2.1.
+
+    Args:
+        packed: float (batch, length, 3 x channels), ordered (query, key, value) x head x channel.
+        heads: attention heads.
+        causal: whether a position sees only itself and those before it.
+
+    Returns:
+        Float (batch, length, channels).
+    """
+    length, channels = ops.shape(packed)[1], packed.shape[-1] // 3
+    split = ops.reshape(packed, (-1, length, 3, heads, channels // heads))
+    query, key, value = (ops.transpose(split[:, :, part], (0, 2, 1, 3)) for part in range(3))
+    scores = (query * (channels // heads) ** -0.5) @ ops.transpose(key, (0, 1, 3, 2))
+    if causal:
+        place = ops.arange(length)
+        scores = ops.where(place[None, :] <= place[:, None], scores, -float("inf"))
+    attended = ops.transpose(ops.softmax(scores, axis=-1) @ value, (0, 2, 1, 3))
+    return ops.reshape(attended, (-1, length, channels))
+
+
+def attention_at(
+    positions: Tensor, inputs: Tensor, kernel: Tensor, bias: Tensor | None, heads: int, causal: bool
+) -> Tensor:
+    """`attention(inputs @ kernel + bias)` at a few positions, without the keys and values of all positions.
+
+    A query times a key, q (K x), is (q K) x, and a weighted sum of values, sum of a (V x), is V (sum of a x). So both
+    products are with what the wanted positions have, not with what all have. The bias of the keys adds the same to
+    all scores of a query, which changes no weight.
+
+    Args:
+        positions: integers (batch, wanted).
+        inputs: float (batch, length, channels).
+        kernel: float (channels, 3 x channels), ordered (query, key, value) x head x channel.
+        bias: float (3 x channels,), or None.
+        heads: attention heads.
+        causal: whether a position sees only itself and those before it.
+
+    Returns:
+        Float (batch, wanted, channels).
+    """
+    channels = inputs.shape[-1]
+    split = (channels, 3, heads, channels // heads)
+    to_query, to_key, to_value = ops.unstack(ops.reshape(kernel, split), axis=1)
+    query = ops.einsum("bnc,chd->bnhd", at(inputs, positions), to_query)
+    value_bias = None
+    if bias is not None:
+        query_bias, _, value_bias = ops.unstack(ops.reshape(bias, split[1:]))
+        query = query + query_bias
+    scores = ops.einsum("bnhd,chd->bhnc", query * (channels // heads) ** -0.5, to_key)
+    scores = ops.einsum("bhnc,blc->bhnl", scores, inputs)
+    if causal:
+        seen = ops.arange(ops.shape(inputs)[1]) <= positions[:, None, :, None]
+        scores = ops.where(seen, scores, -float("inf"))
+    attended = ops.einsum("bhnl,blc->bhnc", ops.softmax(scores, axis=-1), inputs)
+    attended = ops.einsum("bhnc,chd->bnhd", attended, to_value)
+    if value_bias is not None:
+        attended = attended + value_bias
+    return ops.reshape(attended, (-1, ops.shape(positions)[1], channels))
+
+
+def at(states: Tensor, positions: Tensor) -> Tensor:
+    """The states at some positions of each row.
+
+    Args:
+        states: (batch, length, channels).
+        positions: integers (batch, wanted).
+
+    Returns:
+        (batch, wanted, channels).
+    """
+    return ops.take_along_axis(states, positions[:, :, None], axis=1)
+
+
+def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+    """Layer normalisation over the last axis, computed in float32 at least. Source: arXiv 1607.06450.
+
+    Args:
+        inputs: float (..., channels).
+        gamma: float (channels,).
+        beta: float (channels,).
+        epsilon: added to the variance.
+
+    Returns:
+        Float (..., channels), in the dtype of `inputs`.
+    """
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    wide = _float32_at_least(dtype)
+    states, gamma, beta = (ops.cast(array, wide) for array in (inputs, gamma, beta))
+    mean, variance = ops.moments(states, axes=-1, keepdims=True)
+    scale = gamma * ops.rsqrt(variance + epsilon)
+    return ops.cast(states * scale + (beta - mean * scale), dtype)
+
+
+def batch_norm(inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+    """Batch normalisation over the last axis by given statistics, computed in float32 at least.
+
+    Source: arXiv 1502.03167.
+
+    Args:
+        inputs: float (..., channels).
+        mean: float (channels,).
+        variance: float (channels,).
+        gamma: float (channels,).
+        beta: float (channels,).
+        epsilon: added to the variance.
+
+    Returns:
+        Float (..., channels), in the dtype of `inputs`.
+    """
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    wide = _float32_at_least(dtype)
+    mean, variance, gamma, beta = (ops.cast(array, wide) for array in (mean, variance, gamma, beta))
+    # Not by TensorFlow's rsqrt, which on CPUs is 2e-8 too small in the mean. Every layer is then off to the same side,
+    # and over a tower that adds up to twice the error of the features.
+    scale = gamma / (variance + epsilon) ** 0.5
+    return ops.cast(ops.cast(inputs, wide) * scale + (beta - mean * scale), dtype)
+
+
+def batch_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of each channel over a batch, in float32 at least.
+
+    Args:
+        inputs: float (..., channels).
+
+    Returns:
+        Two arrays (channels,).
+    """
+    wide = ops.cast(inputs, _float32_at_least(keras.backend.standardize_dtype(inputs.dtype)))
+    return ops.moments(wide, axes=list(range(len(inputs.shape) - 1)))
+
+
+def mean_over_positions(inputs: Tensor) -> Tensor:
+    """The mean of each channel over height and width, added up in float32 at least.
+
+    Args:
+        inputs: float (batch, height, width, channels).
+
+    Returns:
+        Float (batch, channels), in the dtype of `inputs`.
+    """
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    wide = ops.cast(inputs, _float32_at_least(dtype))
+    _, height, width, _ = ops.shape(inputs)
+    return ops.cast(ops.sum(wide, axis=(1, 2)) / ops.cast(height * width, wide.dtype), dtype)
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Features scaled to length 1, computed in float32 at least. Zero stays zero.
+
+    Args:
+        features: float (batch, embed_dim).
+
+    Returns:
+        Float (batch, embed_dim), in the dtype of `features`.
+    """
+    dtype = keras.backend.standardize_dtype(features.dtype)
+    wide = ops.cast(features, _float32_at_least(dtype))
+    length = ops.sum(wide * wide, axis=-1, keepdims=True) ** 0.5
+    return ops.cast(wide / ops.clip(length, 1e-12, float("inf")), dtype)
+
+
+def exp(inputs: Tensor) -> Tensor:
+    """e to the power of each number. On JAX this function is in float32 at most."""
+    return ops.exp(inputs)
+
+
+def _float32_at_least(dtype: str) -> str:
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+# --- Not arithmetic: dtypes, and memory that NumPy and the backend share (see memory.py) ---
+
+
+def float64_is_kept() -> bool:
+    """Whether the backend computes float64 in float64."""
+    return True
+
+
+def float64_enabled() -> AbstractContextManager[Any]:
+    """Within this context, in this thread, the backend computes float64 in float64."""
+    return nullcontext()
+
+
+def short_variable_names() -> AbstractContextManager[Any]:
+    """Within this context the backend's own names of new variables may be short. Keras' paths stay whole."""
+    return nullcontext()
+
+
+def is_on_host(variable: keras.Variable) -> bool:
+    """Whether a variable's value lies in the host's memory."""
+    return True
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of an array of `memory.empty` or `memory.zeros`. It may share the array's memory."""
+    return ops.convert_to_tensor(array, dtype=str(array.dtype))
+
+
+def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
+    """Assigns an array of `memory.empty`, of the variable's shape and dtype. Nobody may write to it afterwards."""
+    variable.assign(array)
+
+
+def view(variable: keras.Variable) -> np.ndarray | None:
+    """The variable's value for reading at once, without a copy; None where that cannot be had."""
+    return None
