@@ -32,7 +32,7 @@ def convolve(
 ) -> Tensor:
     """One pass: PyTorch pads and adds the bias while it convolves. Keras copies each feature map to channels first."""
     if strides > 1 and tuple(kernel.shape[:2]) == (1, 1) and not any(padding):
-        # PyTorch's backward pass of this convolution, over images of three channels, writes outside its memory.
+        # As in plain.py: oneDNN, which PyTorch uses, too.
         inputs, strides = inputs[:, ::strides, ::strides], 1
     groups = inputs.shape[-1] if depthwise else 1
     if depthwise:
