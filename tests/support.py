@@ -25,8 +25,8 @@ from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.keras_models.models.variables import variables_by_name
 from mobileclip_keras.keras_models.registry import get_variant
+from mobileclip_keras.keras_models.store.variables import variables_by_name
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,11 +23,11 @@ from mobileclip_keras.converters.conversion.build import build_model
 from mobileclip_keras.converters.conversion.convert import Conversion, convert
 from mobileclip_keras.converters.conversion.mapping import MappingError, load_into, read_from
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
-from mobileclip_keras.keras_models.models.variables import variables_by_name
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.store import weights_file
 from mobileclip_keras.keras_models.store.atomic import OutputError, written_whole
 from mobileclip_keras.keras_models.store.load import load_folder
+from mobileclip_keras.keras_models.store.variables import variables_by_name
 from tests.converter_support import ROOT, S0, TIMM, arrays, left_in, python, write
 
 FILES = {

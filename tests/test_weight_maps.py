@@ -11,7 +11,7 @@ from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.keras_models.models.variables import variables_by_name
+from mobileclip_keras.keras_models.store.variables import variables_by_name
 from mobileclip_keras.weight_maps import generate
 from mobileclip_keras.weight_maps.audit import Problem, audit, report
 from mobileclip_keras.weight_maps.axes import source_shape, to_source, to_target

@@ -8,7 +8,7 @@ import numpy as np
 from ...keras_models.errors import MobileClipError
 from ...keras_models.kernels.memory import copy, fill, no_collection
 from ...keras_models.models.model import MobileClipModel
-from ...keras_models.models.variables import variables_by_name
+from ...keras_models.store.variables import variables_by_name
 from ...weight_maps.audit import Problem, audit, report
 from ...weight_maps.axes import to_source, to_target
 from ...weight_maps.table import NONE, Row

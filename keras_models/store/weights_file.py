@@ -18,11 +18,9 @@ from keras.src.backend.common import global_state
 from keras.src.saving import saving_lib
 
 from ..kernels import memory
-from ..models.variables import variables_by_name
+from .file_names import CONFIG, METADATA, WEIGHTS
+from .variables import variables_by_name
 
-CONFIG = "config.json"
-METADATA = "metadata.json"
-WEIGHTS = "model.weights.h5"
 VARIABLES = b"vars"
 HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
 
