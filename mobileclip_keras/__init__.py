@@ -45,14 +45,18 @@ __all__ = ["__version__", *_HOMES]
 
 
 @wrapt.when_imported("keras")
+@wrapt.when_imported(f"{__name__}.keras_models.store.load")
 def _register(_: Any) -> None:
-    """Makes the models known to `keras.saving.load_model` as soon as Keras is there, before or after this package."""
+    """Makes the models known to `keras.saving` as soon as Keras is there, before or after this package.
+
+    Once more after `load.py`, which finds the models by their registered names: it may be what imports Keras.
+    """
     for module in ("keras_models.models.model", "keras_models.inputs.preprocessing_layer"):
         try:
             import_module(f".{module}", __name__)
         except ImportError:
-            # Keras is being imported by one of these modules, which is still half made, and registers itself.
-            # Anything really missing will be missed again where it is used.
+            # A module of this package is importing Keras, and is still half made. The models are registered when they
+            # are imported next. If a package is really missing, that import will say so.
             continue
 
 

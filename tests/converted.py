@@ -6,7 +6,6 @@ import keras
 
 from mobileclip_keras.converters.hub.model_card import PICTURE_FILE
 from mobileclip_keras.converters.hub.records import (
-    CONVERSION_FILE,
     VERIFICATION_FILE,
     read_record,
     weight_hashes,
@@ -16,6 +15,7 @@ from mobileclip_keras.converters.hub.records import (
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer
 from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.store.file_names import CONVERSION_FILE
 
 VARIANT = "mobileclip2_s0"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip_keras.converters.hub.upload import HubError
 from mobileclip_keras.keras_models.errors import MobileClipError
+from mobileclip_keras.keras_models.store.hub_errors import HubError
 from tests.hub import Hub, use_hub
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.errors import MobileClipError
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.registry import UnknownVariantError
-from mobileclip_keras.keras_models.store import load as loading
 from mobileclip_keras.keras_models.store import weights_file
+from mobileclip_keras.keras_models.store.folder import form_folders
 from tests.converted import write_converted
 from tests.hub import Hub, use_hub
 from tests.tiny import tiny_model
@@ -120,7 +120,7 @@ def test_keras_own_way_of_loading_is_not_needed(folder, form, monkeypatch):
     with monkeypatch.context() as without:
         without.setattr(keras.Model, "load_weights", None)
         fast = mk.MobileClipModel.from_pretrained(folder, form=form)
-    slow = loading.form_folders(folder)[form]
+    slow = form_folders(folder)[form]
     assert same_weights(fast, keras.saving.load_model(slow))
 
 

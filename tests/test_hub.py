@@ -5,13 +5,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from mobileclip_keras.converters.hub.upload import (
-    HubError,
-    UploadResult,
-    download_file,
-    download_snapshot,
-    upload_folder,
-)
+from mobileclip_keras.converters.hub.upload import UploadResult, upload_folder
+from mobileclip_keras.keras_models.store.download import download_file, download_snapshot
+from mobileclip_keras.keras_models.store.hub_errors import HubError
 
 from .hub_support import FILES, REPO, WEIGHTS, a_folder, a_hub, files_below, message, run  # noqa: F401
 
@@ -182,10 +178,11 @@ def test_a_fresh_process_needs_only_the_environment(hub, folder, tmp_path):
     script = """
         import sys
         from pathlib import Path
-        from mobileclip_keras.converters.hub import upload as hub
+        from mobileclip_keras.converters.hub.upload import upload_folder
+        from mobileclip_keras.keras_models.store.download import download_snapshot
         assert "huggingface_hub" not in sys.modules, "imported before it is needed"
-        result = hub.upload_folder(Path(sys.argv[1]), "user/model", tag="v1")
-        path = hub.download_snapshot("user/model", revision="v1")
+        result = upload_folder(Path(sys.argv[1]), "user/model", tag="v1")
+        path = download_snapshot("user/model", revision="v1")
         print(result.commit, path)
     """
     token = next(iter(hub.users))

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from mobileclip_keras.converters.hub.upload import HubError, download_file, download_snapshot, upload_folder
+from mobileclip_keras.converters.hub.upload import upload_folder
+from mobileclip_keras.keras_models.store.download import download_file, download_snapshot
+from mobileclip_keras.keras_models.store.hub_errors import HubError
 
 from .hub_support import FILES, REPO, ROOT, WEIGHTS, a_folder, a_hub, files_below, message, run  # noqa: F401
 
@@ -196,7 +198,8 @@ def test_a_full_disk_here(hub, folder, tmp_path):
     script = """
         import resource, sys
         from pathlib import Path
-        from mobileclip_keras.converters.hub.upload import HubError, download_file
+        from mobileclip_keras.keras_models.store.download import download_file
+        from mobileclip_keras.keras_models.store.hub_errors import HubError
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             download_file("user/model", "model.weights.h5")

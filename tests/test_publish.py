@@ -18,7 +18,7 @@ from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.converters.conversion.convert import convert
 from mobileclip_keras.converters.hub.model_card import validate_card
 from mobileclip_keras.converters.hub.publish import PublishError, publish
-from mobileclip_keras.converters.hub.upload import HubError
+from mobileclip_keras.keras_models.store.hub_errors import HubError
 from tests.converted import VARIANT, pass_verification, write_converted
 from tests.hub import Hub, use_hub
 from tests.tiny import tiny_model

@@ -17,7 +17,8 @@ from mobileclip_keras.keras_models.kernels import memory
 from mobileclip_keras.keras_models.kernels.memory import no_collection
 from mobileclip_keras.keras_models.models.image_encoder import ImageProjectionHead, MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
-from mobileclip_keras.keras_models.store.weights_file import CONFIG, WEIGHTS, save_model
+from mobileclip_keras.keras_models.store.file_names import CONFIG, WEIGHTS
+from mobileclip_keras.keras_models.store.weights_file import save_model
 
 from .support import (
     ROOT,

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mobileclip_keras.converters.checkpoints.source import resolved
-from mobileclip_keras.converters.hub.upload import HubError, NoSuchFileError
+from mobileclip_keras.keras_models.store.hub_errors import HubError, NoSuchFileError
 from tests.hub import Hub, use_hub
 
 REPO = "user/model"

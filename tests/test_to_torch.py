@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.store.atomic import OutputError
-from mobileclip_keras.keras_models.store.load import FolderError
+from mobileclip_keras.keras_models.store.folder import FolderError
 from tests.converter_support import (
     S0,
     SMALL_CLIP,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import VARIANTS, find_variant, get_variant
+from ...keras_models.store.download import download_file
+from ...keras_models.store.hub_errors import NoSuchFileError
 from ...verify import synthetic
 from .identify import CheckpointFormat
 from .torch_file import TORCH_SUFFIXES
@@ -85,8 +87,6 @@ def _is_repo_id(source: str) -> bool:
 
 
 def _download(repo: str) -> Path:
-    from ..hub.upload import NoSuchFileError, download_file
-
     known = [
         file.file
         for variant in VARIANTS.values()

@@ -174,10 +174,11 @@ def verify(
 ) -> None:
     """Compare a converted folder with PyTorch, and write the outcome into it."""
     with plain_errors():
+        from ...keras_models.store.file_names import CONVERSION_FILE
         from ...verify.report import render
         from ..checkpoints.source import resolved
         from ..conversion.verifying import verify_folder
-        from ..hub.records import CONVERSION_FILE, read_record
+        from ..hub.records import read_record
         from .progress import bars
 
         quiet = errors if as_json else console

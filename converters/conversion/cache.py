@@ -9,7 +9,8 @@ from pathlib import Path
 from ...keras_models.errors import MissingPackageError
 from ...keras_models.registry import HubFile, Variant
 from ...keras_models.store.atomic import OutputError, os_reason
-from ...keras_models.store.load import CONFIG
+from ...keras_models.store.download import download_file
+from ...keras_models.store.file_names import CONFIG
 
 HOME_VARIABLE = "MOBILECLIP_KERAS_HOME"
 
@@ -67,7 +68,6 @@ def _is_there(copy: Path) -> bool:
 def _make(
     variant: Variant, copy: Path, token: str | None, cache_dir: str | Path | None, local_files_only: bool
 ) -> None:
-    from ..hub.upload import download_file
     from .convert import convert
 
     source = best_source(variant)

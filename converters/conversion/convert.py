@@ -18,14 +18,14 @@ from ...keras_models.models.copying import copy_model
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
 from ...keras_models.store.atomic import check_target, written_whole
-from ...keras_models.store.load import TRAIN_FOLDER
+from ...keras_models.store.file_names import CONVERSION_FILE, TRAIN_FOLDER
 from ...keras_models.store.weights_file import save_model
 from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..cli.progress import Progress, silent
-from ..hub.records import CONVERSION_FILE, weight_hashes, write_record
+from ..hub.records import weight_hashes, write_record
 from .build import build_model, has_projection_bias
 from .mapping import load_into
 from .verifying import check_packages, verify_against, write_verification

@@ -10,7 +10,9 @@ import numpy as np
 from ...keras_models.errors import MissingPackageError, MobileClipError
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
-from ...keras_models.store.load import form_folders, load_folder
+from ...keras_models.store.file_names import CONVERSION_FILE
+from ...keras_models.store.folder import form_folders
+from ...keras_models.store.load import load_folder
 from ...keras_models.store.variables import variables_by_name
 from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
@@ -23,7 +25,6 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..cli.progress import Progress
 from ..hub.records import (
-    CONVERSION_FILE,
     PICTURE_FILE,
     VERIFICATION_FILE,
     read_record,

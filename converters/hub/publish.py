@@ -12,12 +12,14 @@ from typing import Any
 from ...keras_models.errors import MobileClipError
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
-from ...keras_models.store.load import CONFIG, TRAIN_FOLDER, WEIGHTS, form_folders
+from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, METADATA, TRAIN_FOLDER, WEIGHTS
+from ...keras_models.store.folder import form_folders
+from ...keras_models.store.hub_errors import HubError
 from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, validate_card
-from .records import CONVERSION_FILE, VERIFICATION_FILE, read_record, weight_hashes, write_card
-from .upload import HubError, upload_folder
+from .records import VERIFICATION_FILE, read_record, weight_hashes, write_card
+from .upload import upload_folder
 
-_FORM_FILES = (CONFIG, "metadata.json", WEIGHTS)
+_FORM_FILES = (CONFIG, METADATA, WEIGHTS)
 _OTHER_FILES = (
     LICENSE_FILE,
     CONVERSION_FILE,

@@ -8,12 +8,12 @@ from typing import Any
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
-from ...keras_models.store.atomic import CONVERSION_FILE as CONVERSION_FILE
-from ...keras_models.store.load import WEIGHTS, form_folders
+from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
+from ...keras_models.store.folder import form_folders
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, license_text, render_card
+from .model_card import PICTURE_FILE as PICTURE_FILE
 
 VERIFICATION_FILE = "verification.json"
-PICTURE_FILE = "verification.png"
 
 
 class RecordError(MobileClipError):

@@ -12,6 +12,7 @@ from ..kernels.float64 import check_float64
 from ..layers.base import Layer
 from ..layers.initializers import normal
 from ..registry import get_variant
+from ..store.load import load_pretrained
 from ..towers.fastvit import FastViT
 from ..towers.vit import VisionTransformer
 from ..types import Shape, Tensor
@@ -128,8 +129,6 @@ class MobileClipImageEncoder(keras.Model):
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "MobileClipImageEncoder":
         """The trained image tower alone. Options: those of `MobileClipModel.from_pretrained` but `towers`."""
-        from ..store.load import load_pretrained
-
         return load_pretrained(name, towers="image", **options).image_encoder
 
     def build(self, input_shape: Shape) -> None:

@@ -3,21 +3,25 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import keras
 from keras import ops
 
 from .. import kernels
+from ..inputs.preprocessing import ImagePreprocessor
+from ..inputs.tokenizer import Tokenizer
 from ..registry import VARIANTS, Variant, get_variant
+from ..store.load import load_pretrained
+from ..store.model_config import check_towers
+from ..store.save import SavesItself, save_folder
+from ..towers.folding import reparameterize
 from ..training.losses import contrastive_loss
 from ..types import Tensor
+from .copying import copy_model
 from .features import FeatureModel
 from .image_encoder import MobileClipImageEncoder
 from .text_encoder import MobileClipTextEncoder
-
-if TYPE_CHECKING:
-    from ..inputs.preprocessing import ImagePreprocessor
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -135,8 +139,6 @@ class MobileClipModel(keras.Model):
                 variants, nearest first. Nothing half-made is left behind.
             ValueError: for unknown `towers`, or a `revision` of something other than a repository.
         """
-        from ..store.load import load_pretrained
-
         return load_pretrained(
             name,
             form=form,
@@ -149,7 +151,7 @@ class MobileClipModel(keras.Model):
         )
 
     def save_pretrained(
-        self, folder: str | Path, *, overwrite: bool = False, preprocessor: "ImagePreprocessor | None" = None
+        self, folder: str | Path, *, overwrite: bool = False, preprocessor: ImagePreprocessor | None = None
     ) -> None:
         """Saves the model as a folder that `from_pretrained` and `keras.saving.load_model` open.
 
@@ -165,9 +167,16 @@ class MobileClipModel(keras.Model):
         Raises:
             MobileClipError: where the folder exists or cannot be written.
         """
-        from ..store.save import save_folder
-
-        save_folder(self, folder, overwrite=overwrite, preprocessor=preprocessor)
+        beside: list[SavesItself] = []
+        if preprocessor is None and self.image_encoder is not None and self.variant in VARIANTS:
+            preprocessor = ImagePreprocessor.from_variant(self.variant)
+            preprocessor.image_size = self.image_encoder.image_size
+        if preprocessor is not None:
+            beside.append(preprocessor)
+        if self.text_encoder is not None:
+            beside.append(Tokenizer(self.text_encoder.context_length))
+        # Keras would save a compiled model with its optimizer, losses and metrics, which only its own code can load.
+        save_folder(lambda: copy_model(self) if self.compiled else self, folder, beside, overwrite=overwrite)
 
     def encode_image(self, images: Any, normalize: bool = True) -> Tensor:
         """Features of images.
@@ -246,8 +255,6 @@ class MobileClipModel(keras.Model):
 
     def reparameterize(self, form: str = "inference") -> "MobileClipModel":
         """A new model that computes the same function with fewer, folded weights. See `folding.reparameterize`."""
-        from ..towers.folding import reparameterize
-
         return reparameterize(self, form)
 
     @property
@@ -276,9 +283,3 @@ class MobileClipModel(keras.Model):
 def create_mobile_clip_model(variant: str, **kwargs: Any) -> MobileClipModel:
     """The same as `MobileClipModel.from_variant`."""
     return MobileClipModel.from_variant(variant, **kwargs)
-
-
-def check_towers(towers: str) -> None:
-    """Raises ValueError unless `towers` is "both", "image" or "text"."""
-    if towers not in ("both", "image", "text"):
-        raise ValueError(f"towers must be 'both', 'image' or 'text', not {towers!r}.")

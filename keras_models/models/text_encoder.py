@@ -11,6 +11,7 @@ from ..kernels.float64 import check_float64
 from ..layers.dense import VectorLinear
 from ..layers.initializers import normal
 from ..registry import get_variant
+from ..store.load import load_pretrained
 from ..towers.text import TextBackbone
 from ..types import Shape, Tensor
 
@@ -66,8 +67,6 @@ class MobileClipTextEncoder(keras.Model):
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "MobileClipTextEncoder":
         """The trained text tower alone. Options: those of `MobileClipModel.from_pretrained` but `towers`."""
-        from ..store.load import load_pretrained
-
         return load_pretrained(name, towers="text", **options).text_encoder
 
     def build(self, input_shape: Shape) -> None:

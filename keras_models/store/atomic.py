@@ -1,38 +1,60 @@
-"""Writing a folder whole or not at all."""
+"""Writing a folder or a file whole or not at all."""
 
 import errno
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import MobileClipError
-
-CONVERSION_FILE = "conversion.json"
-"""The record that every converted folder holds, and that tells it from others."""
+from .file_names import CONVERSION_FILE
 
 
 class OutputError(MobileClipError):
     """An output cannot be written; the message says why, and nothing was left behind."""
 
 
-def check_target(target: Path, force: bool) -> None:
-    """Refuses, before any work, an output that exists already or cannot be put where it is wanted.
+@contextmanager
+def placed_whole(target: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A path beside `target`, to write a file or a folder at, which then takes the place of `target`.
 
-    Raises:
-        OutputError: saying why.
+    Where anything fails, all that was written is removed and `target` stays as it was.
+
+    Args:
+        target: what to write or replace.
+        check: called just before the replacement; raises where `target` may not be replaced.
     """
-    if target.exists() and not force:
-        raise OutputError(f"{target} exists already. Choose another --out, or replace it with --force.")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OutputError(f"{target} is not a folder, and is left alone.")
-    if target.exists() and any(target.iterdir()) and not (target / CONVERSION_FILE).exists():
-        raise OutputError(f"{target} is not a converted model, and is left alone even with --force.")
-    parent = _existing_parent(target)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{target} cannot be written: {parent} is not a folder that this user may write to.")
+    made = [parent for parent in target.absolute().parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Only this folder is private to its maker. What is made inside has the usual permissions of new files.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", dir=target.absolute().parent, ignore_cleanup_errors=True
+        ) as beside:
+            staged, old = Path(beside) / "new", Path(beside) / "old"
+            yield staged
+            check()
+            _take_place(staged, target, old)
+    except BaseException:
+        for parent in made:  # the innermost first; only what this call made, and only while it is empty
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _take_place(staged: Path, target: Path, old: Path) -> None:
+    if not staged.is_dir():
+        staged.replace(target)
+        return
+    if target.exists():
+        target.rename(old)
+    try:
+        staged.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
 
 
 @contextmanager
@@ -43,50 +65,50 @@ def written_whole(target: Path, force: bool) -> Iterator[Path]:
         OutputError: where there is no room, or no permission.
     """
     check_target(target, force)
-    made = [parent for parent in target.parents if not parent.exists()]
-    staging: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        staging.chmod(0o777 & ~umask())
-        yield staging
-        check_target(target, force)  # once more: this may have taken minutes
-        _take_place(staging, target)
-    except BaseException as error:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        for parent in made:  # the innermost first; only what this call made, and only while it is empty
-            with suppress(OSError):
-                parent.rmdir()
-        reason = os_reason(error) if isinstance(error, Exception) else None
-        if reason is not None:
-            raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
-        raise
+    # Checked once more at the end, because writing may have taken minutes.
+    with _output_errors(target), placed_whole(target, lambda: check_target(target, force)) as staged:
+        staged.mkdir()
+        yield staged
 
 
 @contextmanager
 def file_written_whole(target: Path) -> Iterator[Path]:
-    """A new file beside `target`, which takes its place at the end, or is removed where anything fails.
+    """A path beside `target` for a new file, which takes its place at the end, or is removed where anything fails.
 
     Raises:
         OutputError: where there is no room, or no permission.
     """
-    staging: Path | None = None
+    with _output_errors(target), placed_whole(target) as staged:
+        yield staged
+
+
+@contextmanager
+def _output_errors(target: Path) -> Iterator[None]:
+    """Turns what the operating system reports into an OutputError."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
-        os.close(handle)
-        staging = Path(name)
-        yield staging
-        staging.chmod(0o666 & ~umask())  # what mkstemp makes is for its maker alone; this is as any other new file
-        staging.replace(target)
-    except BaseException as error:
-        if staging is not None:
-            staging.unlink(missing_ok=True)
-        # Libraries wrap what the system says in errors of their own.
-        reason = os_reason(error) if isinstance(error, Exception) else None
+        yield
+    except Exception as error:  # libraries wrap what the system says in errors of their own
+        reason = os_reason(error)
         if reason is None:
             raise
         raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuses, before any work, a folder that exists already or cannot be put where it is wanted.
+
+    Raises:
+        OutputError: saying why.
+    """
+    if target.exists() and not force:
+        raise OutputError(f"{target} exists already. Choose another --out, or replace it with --force.")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target} is not a folder, and is left alone.")
+    if target.exists() and any(target.iterdir()) and not (target / CONVERSION_FILE).exists():
+        raise OutputError(f"{target} is not a converted model, and is left alone even with --force.")
+    parent = next(parent for parent in target.absolute().parents if parent.exists())
+    if not _is_writable(parent):
+        raise OutputError(f"{target} cannot be written: {parent} is not a folder that this user may write to.")
 
 
 def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> None:
@@ -100,8 +122,12 @@ def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> Non
     if path.is_dir() or (path.exists() and not force):
         raise OutputError(f"{path} exists already. Choose another --out, or replace a file with --force.")
     parent = path.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not _is_writable(parent):
         raise OutputError(f"{path} cannot be written: {parent} is not a folder that this user may write to.")
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def os_reason(error: BaseException) -> str | None:
@@ -117,30 +143,3 @@ def os_reason(error: BaseException) -> str | None:
             return os.strerror(number).lower()
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def _take_place(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        target.rename(old / "old")
-        staging.rename(target)
-    except BaseException:
-        if (old / "old").exists() and not target.exists():
-            (old / "old").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _existing_parent(target: Path) -> Path:
-    return next(parent for parent in target.absolute().parents if parent.exists())
-
-
-def umask() -> int:
-    """The permissions that new files of this process do not get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,27 +1,22 @@
 """Loading converted weights: from a folder, from the Hub, or by the name of a variant."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
-from ..errors import MobileClipError
 from ..kernels.memory import no_collection
 from ..layers.initializers import to_be_overwritten
-from ..models.copying import set_dtype
-from ..models.model import MobileClipModel, check_towers
 from ..registry import Variant
-from .resolve import files_of, resolve_name
-from .weights_file import CONFIG as CONFIG
-from .weights_file import WEIGHTS as WEIGHTS
+from .download import download_files, download_snapshot
+from .file_names import CONFIG, TRAIN_FOLDER, WEIGHTS
+from .folder import FolderError, form_folders, place_of, read_config
+from .model_config import check_towers, keep_towers, set_dtype
+from .resolve import converted_folder, resolve_name
 from .weights_file import load_weights
 
-TRAIN_FOLDER = "train"
-
-
-class FolderError(MobileClipError):
-    """A folder does not hold a converted model, or not the one asked for; the message says what it lacks."""
+if TYPE_CHECKING:
+    from ..models.model import MobileClipModel
 
 
 def load_pretrained(
@@ -34,17 +29,15 @@ def load_pretrained(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-) -> MobileClipModel:
-    """`MobileClipModel.from_pretrained`, which see."""
+) -> "MobileClipModel":
+    """Does the work of `MobileClipModel.from_pretrained`, which describes the arguments and the errors."""
     check_towers(towers)
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     match resolve_name(name, revision):
         case Path() as folder:
             pass
         case Variant() as variant:
-            from ...converters.conversion.cache import converted_copy
-
-            folder = converted_copy(variant, **access)
+            folder = converted_folder(variant, **access)
         case repo:
             folder = _download(repo, form, revision=revision, **access)
     return load_folder(folder, form=form, dtype=dtype, towers=towers)
@@ -52,38 +45,26 @@ def load_pretrained(
 
 def _download(repo: str, form: str | None, **access: Any) -> Path:
     """A folder with the files of a repository that loading a form reads, and no others."""
-    from ...converters.hub.upload import download_snapshot
-
-    folder = files_of(repo, [CONFIG], **access)
-    access["revision"] = folder.name  # the commit: what is fetched now fits what is there
+    folder = download_files(repo, [CONFIG], **access)
+    # The folder is named after the commit. The other files must come from the same one.
+    access["revision"] = folder.name
     if form is not None and form not in form_folders(folder):
-        # There may be no such file, which is no mistake.
+        # A snapshot, because the repository may lack this file, and that is no error.
         download_snapshot(repo, allow_patterns=[f"{TRAIN_FOLDER}/{CONFIG}"], **access)
-    place = _place(folder, form)
-    files_of(repo, [(place / WEIGHTS).relative_to(folder).as_posix()], **access)
+    place = place_of(folder, form)
+    download_files(repo, [(place / WEIGHTS).relative_to(folder).as_posix()], **access)
     return folder
-
-
-def form_folders(folder: Path) -> dict[str, Path]:
-    """Where each form that a converted folder holds lies, the default one first."""
-    found: dict[str, Path] = {}
-    for place in (folder, folder / TRAIN_FOLDER):
-        if (place / CONFIG).is_file():
-            found.setdefault(_form(_read_config(place)), place)
-    if not found:
-        raise FolderError(f"{folder} holds no converted model: it has no {CONFIG}.")
-    return found
 
 
 def load_folder(
     folder: str | Path, *, form: str | None = None, dtype: str | None = None, towers: str = "both"
-) -> MobileClipModel:
+) -> "MobileClipModel":
     """The model in a converted folder.
 
     Args:
         folder: what `convert` wrote.
         form: "inference" or "train"; None for the folder's default, which is inference where it holds both.
-            The inference form of a folder that holds the train form alone is folded while loading.
+            Where the folder holds the train form alone, the inference form is folded from it.
         dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
         towers: "both", "image" or "text"; of one tower, only its weights are read.
 
@@ -92,56 +73,28 @@ def load_folder(
         ValueError: for unknown `towers`.
     """
     check_towers(towers)
-    place = _place(Path(folder), form)
+    place = place_of(Path(folder), form)
     model = _load(place, dtype, towers)
     return model if form in (None, model.form) else model.reparameterize(form)
 
 
-def _place(folder: Path, form: str | None) -> Path:
-    """Where the weights lie that a form is made of."""
-    places = form_folders(folder)
-    if form is None or form in places:
-        return places[form or next(iter(places))]
-    if form == "inference":
-        return next(iter(places.values()))
-    held = " and ".join(repr(name) for name in places)
-    raise FolderError(f"{folder} holds the form {held}, not {form!r}. Convert again with --form both.")
-
-
-def _load(place: Path, dtype: str | None, towers: str) -> MobileClipModel:
+def _load(place: Path, dtype: str | None, towers: str) -> "MobileClipModel":
     weights = place / WEIGHTS
     if not weights.is_file():
         raise FolderError(f"{place} has no {WEIGHTS}.")
-    config = _read_config(place)
-    parts = config["config"]
-    for tower in ("image", "text"):
-        if towers not in ("both", tower):
-            parts[f"{tower}_encoder"] = None
-        elif parts[f"{tower}_encoder"] is None and towers == tower:
-            raise FolderError(f"{place} holds no {tower} tower.")
+    config = read_config(place)
+    try:
+        keep_towers(config["config"], towers)
+    except LookupError as error:
+        raise FolderError(f"{place} holds no {error.args[0]} tower.") from error
     if dtype is not None:
-        set_dtype(parts, dtype)
+        set_dtype(config["config"], dtype)
     try:
         with no_collection():
             with to_be_overwritten():
+                # Keras finds the class by its registered name, so this file need not import it.
                 model = keras.saving.deserialize_keras_object(config)
             load_weights(model, weights)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{place} cannot be loaded, it may be damaged: {error}") from error
     return model
-
-
-def _read_config(place: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((place / CONFIG).read_text())
-        _form(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{place / CONFIG} does not describe a MobileClipModel.") from error
-    return config
-
-
-def _form(config: dict[str, Any]) -> str:
-    if config["class_name"] != "MobileClipModel":
-        raise ValueError(config["class_name"])
-    parts = config["config"]
-    return (parts["image_encoder"] or parts["text_encoder"])["config"]["form"]

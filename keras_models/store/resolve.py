@@ -1,13 +1,13 @@
-"""What `name` means in every `from_pretrained`: a folder, a published variant, or a repository on the Hub."""
+"""What the name given to `from_pretrained` stands for: a folder, a published variant, or a repository on the Hub."""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from ..errors import MobileClipError
 from ..registry import UnknownVariantError, Variant, find_variant, get_variant
+from .download import download_files
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -16,13 +16,14 @@ def resolve_name(name: str | Path, revision: str | None = None) -> Path | Varian
     """A folder that is there, else a variant however it is spelled, else the id of a repository on the Hub.
 
     Args:
-        name: "converted/s2"; "s2", "apple/MobileCLIP-S2"; "user/mobileclip-s2-keras", "hf://user/name".
-        revision: given by the user; it goes with a repository only.
+        name: a folder ("converted/s2"); a variant ("s2", "apple/MobileCLIP-S2"); or a repository
+            ("user/mobileclip-s2-keras", "hf://user/name").
+        revision: what the user gave. Only a repository has revisions.
 
     Raises:
         UnknownVariantError: where the name is none of the three; it lists the variants, nearest first.
-        MobileClipError: where the name is a file's, or that of nothing in a folder that is there.
-        ValueError: for the revision of something that has none.
+        MobileClipError: where the name is a file's, or its parent folder is there and does not hold it.
+        ValueError: where a revision is given for a folder or a variant.
     """
     found = _find(name)
     if revision is not None and not isinstance(found, str):
@@ -50,41 +51,32 @@ def _find(name: str | Path) -> Path | Variant | str:
         raise UnknownVariantError(f"There is no folder {str(name)!r}, and: {error}") from None
 
 
-def files_of(
-    repo: str,
-    files: Sequence[str],
+def converted_folder(
+    variant: Variant,
     *,
-    revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder that holds these files of a repository, all of one commit, downloaded where need be.
+    """The folder of a converted variant, which is downloaded and converted the first time.
 
-    Raises:
-        MobileClipError: saying what the Hub, the way to it or the disk lacks.
+    Arguments and errors are those of `converters.conversion.cache.converted_copy`.
     """
-    from ...converters.hub.upload import download_file
+    # The one door from the models up to the converters: a variant's name stands for a copy that they make. It opens
+    # when it is used, because the converters import the models.
+    from ...converters.conversion.cache import converted_copy
 
-    folder: Path | None = None
-    for file in files:
-        path = download_file(
-            repo,
-            file,
-            revision=revision if folder is None else folder.name,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        folder = folder or path.parents[file.count("/")]
-    assert folder is not None
-    return folder
+    return converted_copy(variant, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
 
 
 class FromPretrained(ABC):
-    """What goes with a model and is read from small files beside its weights, or known of a variant."""
+    """Base of what goes with a model: the settings of preprocessing, the tokenizer.
+
+    A converted folder holds it in small files. For a variant it is known without any file.
+    """
 
     _files: ClassVar[tuple[str, ...]]
+    """Names of the files."""
 
     @classmethod
     def from_pretrained(
@@ -96,14 +88,14 @@ class FromPretrained(ABC):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """That of a converted folder, of a repository on the Hub, or of a variant.
+        """Loads it from a converted folder or a repository on the Hub, or makes that of a variant.
 
         Arguments are those of `MobileClipModel.from_pretrained`. For a variant ("s2") nothing is downloaded.
 
         Raises:
-            MobileClipError: the folder or repository does not hold the files, or holds those of another kind;
-                or `name` is nothing of the kind.
-            ValueError: a `revision` of something other than a repository.
+            MobileClipError: where the folder or the repository lacks the files or holds other ones, or where `name`
+                stands for nothing.
+            ValueError: where a `revision` is given for a folder or a variant.
         """
         match resolve_name(name, revision):
             case Path() as folder:
@@ -111,7 +103,7 @@ class FromPretrained(ABC):
             case Variant() as variant:
                 return cls._from_variant(variant)
             case repo:
-                folder = files_of(
+                folder = download_files(
                     repo,
                     cls._files,
                     revision=revision,

@@ -1,49 +1,51 @@
 """Saving a model as a folder that `from_pretrained` and `keras.saving.load_model` open."""
 
 import os
-import shutil
-import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import keras
 
 from ..errors import MobileClipError
-from ..inputs.preprocessing import ImagePreprocessor
-from ..inputs.tokenizer import Tokenizer
-from ..models.copying import copy_model
-from ..models.model import MobileClipModel
-from ..registry import VARIANTS
-from .load import FolderError, form_folders
+from .atomic import placed_whole
+from .folder import FolderError, form_folders
+from .weights_file import save_model
 
 
 class SaveError(MobileClipError):
     """A model cannot be saved where it was to be; the message says why, and nothing has changed there."""
 
 
+class SavesItself(Protocol):
+    """What goes beside a model's weights: the settings of preprocessing, the tokenizer."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes its files into a folder that is there."""
+        ...
+
+
 def save_folder(
-    model: MobileClipModel,
-    folder: str | Path,
-    *,
-    overwrite: bool = False,
-    preprocessor: ImagePreprocessor | None = None,
+    make_model: Callable[[], keras.Model], folder: str | Path, beside: Sequence[SavesItself], *, overwrite: bool = False
 ) -> None:
-    """`MobileClipModel.save_pretrained`, which see."""
+    """Writes a model and what goes with it into a folder, which appears whole or not at all.
+
+    Args:
+        make_model: gives the model, which must not be compiled. Called once the folder is known to be free.
+        folder: to be written.
+        beside: what else writes its files into the folder.
+        overwrite: whether to replace a model that is there.
+
+    Raises:
+        SaveError: where the folder exists or cannot be written.
+    """
     target = Path(os.path.abspath(folder))
     _check(target, overwrite)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            staged = Path(beside) / "new"
-            staged.mkdir()
-            _write(model, staged, preprocessor)
-            if target.exists():
-                target.rename(Path(beside) / "old")
-            try:
-                staged.rename(target)
-            except BaseException:
-                if (Path(beside) / "old").exists():
-                    (Path(beside) / "old").rename(target)
-                raise
+        with placed_whole(target) as staged:
+            save_model(make_model(), staged)
+            for part in beside:
+                part.save_pretrained(staged)
     except OSError as error:
         raise SaveError(f"{target} could not be written: {error.strerror or error}.") from error
 
@@ -57,16 +59,3 @@ def _check(target: Path, overwrite: bool) -> None:
         form_folders(target)
     except FolderError as error:
         raise SaveError(f"{target} holds something other than a model, and is left alone.") from error
-
-
-def _write(model: MobileClipModel, folder: Path, preprocessor: ImagePreprocessor | None) -> None:
-    # A compiled model would be saved with optimizer, losses and metrics, which only its own code can load.
-    keras.saving.save_model(copy_model(model) if model.compiled else model, folder, zipped=False)
-    shutil.rmtree(folder / "assets", ignore_errors=True)  # made for layers with files of their own; none has
-    if preprocessor is None and model.image_encoder is not None and model.variant in VARIANTS:
-        preprocessor = ImagePreprocessor.from_variant(model.variant)
-        preprocessor.image_size = model.image_encoder.image_size
-    if preprocessor is not None:
-        preprocessor.save_pretrained(folder)
-    if model.text_encoder is not None:
-        Tokenizer(model.text_encoder.context_length).save_pretrained(folder)

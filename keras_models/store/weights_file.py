@@ -25,11 +25,9 @@ import numpy as np
 
 from .. import kernels
 from ..kernels import memory
+from .file_names import CONFIG, METADATA, WEIGHTS
 from .variables import variables_by_name
 
-CONFIG = "config.json"
-METADATA = "metadata.json"
-WEIGHTS = "model.weights.h5"
 VARIABLES = b"vars"
 HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
 

@@ -1,0 +1,101 @@
+"""Getting files from the Hugging Face Hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .hub_errors import bare_id, hub_endpoint, is_offline, plain_errors
+
+
+def download_file(
+    repo_id: str,
+    filename: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """One file of a repository, downloaded if the cache does not hold it.
+
+    An interrupted download leaves no file.
+
+    Args:
+        repo_id: "user/name" or "hf://user/name".
+        filename: its path in the repository.
+        revision: a branch, tag or commit; None for main.
+        token: for the Hub; None for HF_TOKEN or the login of the Hub's client.
+        cache_dir: None for the Hub client's own cache.
+        local_files_only: whether to use the cache alone.
+
+    Raises:
+        HubError: saying what the Hub, the way to it or the disk lacks.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with plain_errors(f"get {filename} of {repo_id}", repo_id, revision, cache_dir):
+        path = hf_hub_download(
+            bare_id(repo_id),
+            filename,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only or is_offline(),
+            endpoint=hub_endpoint(),
+        )
+    return Path(path)
+
+
+def download_files(
+    repo_id: str,
+    filenames: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder that holds these files of a repository, all of one commit, downloaded where the cache lacks them.
+
+    The folder is named after the commit. Arguments and errors are those of `download_file`.
+    """
+    folder: Path | None = None
+    for filename in filenames:
+        path = download_file(
+            repo_id,
+            filename,
+            revision=revision if folder is None else folder.name,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        folder = folder or path.parents[filename.count("/")]
+    assert folder is not None
+    return folder
+
+
+def download_snapshot(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | None = None,
+) -> Path:
+    """A folder that holds the repository's files, or those that match `allow_patterns` ("*.json").
+
+    A pattern that matches no file is no error. The other arguments and errors are those of `download_file`.
+    """
+    from huggingface_hub import snapshot_download
+
+    with plain_errors(f"get {repo_id}", repo_id, revision, cache_dir):
+        path = snapshot_download(
+            bare_id(repo_id),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only or is_offline(),
+            allow_patterns=allow_patterns,
+            endpoint=hub_endpoint(),
+        )
+    return Path(path)

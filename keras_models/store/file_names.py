@@ -1,0 +1,10 @@
+"""The names of what lies in a converted folder. Apart from the code that reads it, so that names import nothing."""
+
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
+"""The three files of Keras' own unzipped layout."""
+CONVERSION_FILE = "conversion.json"
+"""The record that every converted folder holds. Other folders do not have it."""
+TRAIN_FOLDER = "train"
+"""Where the train form lies in a folder that holds both forms."""
