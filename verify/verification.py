@@ -85,7 +85,12 @@ def verify_model(
         inputs: of the variant.
         progress: called with the name of each step before it begins.
     """
-    verification = Verification(variant, keras.backend.backend(), image_names=inputs.image_names, texts=inputs.texts)
+    verification = Verification(
+        variant,
+        keras.backend.backend(),
+        image_names=inputs.image_names if reference.has_image else (),
+        texts=inputs.texts if reference.has_text else (),
+    )
     progress("PyTorch in float64")
     torch64 = _torch_features(reference, inputs)
     sample = inputs.sample(FLOAT64_SAMPLE)

@@ -212,7 +212,8 @@ a multiple of the same error of PyTorch's own float32. All numbers are in `verif
 
 
 def _count(images: int, texts: int) -> str:
-    return f"{images} images and {texts} texts"
+    """Of one tower alone, nothing went through the other."""
+    return " and ".join(f"{count} {kind}" for count, kind in ((images, "images"), (texts, "texts")) if count)
 
 
 def _triple(values: tuple[float, float, float]) -> str:
