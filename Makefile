@@ -23,7 +23,7 @@ PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal 
 .DEFAULT_GOAL := help
 # Two backends at once would want more memory than there is.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-tensorflow test-large test-jax test-torch long lint format bench tables clean
+.PHONY: help venv demo test test-tensorflow test-large test-jax test-torch long lint format docs bench tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -70,6 +70,9 @@ format: venv  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: venv  ## build the documentation into site/, warnings as errors
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 # The alternatives that are measured beside this package are no part of .venv until then.
 bench: venv  ## how fast s0 is beside PyTorch, ONNX Runtime and OpenVINO
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]" --no-build-isolation
@@ -82,5 +85,5 @@ tables: venv  ## write the tables of weight_maps/ anew
 	$(BIN)/python -m mobileclip_keras.weight_maps.generate
 
 clean:  ## remove everything that building and testing left, .venv included
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -99,7 +99,10 @@ def test_the_verification_is_shown_as_measured():
     reference = "open_clip 3.3.0 on PyTorch 2.6.0"
     told = render_card(info(checks=CHECKS, reference=reference, images=16, texts=12))
     text = section(told, "Verification")
-    assert f"16 images and 12 texts went through these weights and through {reference}." in text
+    assert f"In float32, 16 images and 12 texts went through these weights and through {reference};" in text
+    assert "in float64, 4 images and 4 texts of them." in text
+    one_tower = section(render_card(info(checks=CHECKS, images=16, texts=0)), "Verification")
+    assert "In float32, 16 images went through" in one_tower and "in float64, 4 images of them." in one_tower
     assert "| train | jax | 2.5e-14 | 1.01 × | 1.10 × | yes |" in text
     assert "| inference | torch | 3.0e-13 | 0.96 × | 1.25 × | **no** |" in text
     assert "](verification.png)" in text and "not been verified" not in text

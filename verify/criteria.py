@@ -10,6 +10,10 @@ FLOAT64_TOLERANCE = 1e-9
 feature. Float64 rounds at 1e-16, and some hundred layers add up to about 1e-14; another formula anywhere, such as an
 epsilon of 1e-6 for 1e-5, shows at 1e-7 or more."""
 
+FLOAT64_SAMPLE = 4
+"""So many images, and texts, are compared in float64 and stage by stage. Another formula shows on any input. Rounding
+is judged on all inputs, because its mean needs many."""
+
 RMS_RATIO = 1.5
 """Root mean square of e_keras at most this times that of e_torch: another order of summation, not more error."""
 

@@ -10,15 +10,12 @@ import numpy as np
 
 from ..keras_models.kernels import float64_enabled
 from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rounding, stage_errors
+from .criteria import FLOAT64_SAMPLE
 from .inputs import Inputs
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel
     from .torch_models import TorchReference
-
-SAMPLE = 4
-"""Inputs of either kind that are run in float64 in Keras, and on which each stage is compared. Rounding needs many
-inputs to be judged by its mean; an exact match shows on any."""
 
 MakeModel = Callable[[str, str], "MobileClipModel"]
 """(form, dtype) -> the converted model in that form, computing in that dtype."""
@@ -88,10 +85,15 @@ def verify_model(
         inputs: of the variant.
         progress: called with the name of each step before it begins.
     """
-    verification = Verification(variant, keras.backend.backend(), image_names=inputs.image_names, texts=inputs.texts)
+    verification = Verification(
+        variant,
+        keras.backend.backend(),
+        image_names=inputs.image_names if reference.has_image else (),
+        texts=inputs.texts if reference.has_text else (),
+    )
     progress("PyTorch in float64")
     torch64 = _torch_features(reference, inputs)
-    sample = inputs.sample(SAMPLE)
+    sample = inputs.sample(FLOAT64_SAMPLE)
     sample_features = _torch_features(reference, sample)
     torch64_stages = _torch_stages(reference, sample)
     progress("PyTorch in float32")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
+from ...verify.criteria import FLOAT64_SAMPLE
 
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE"
@@ -198,7 +199,8 @@ def _verification(info: CardInfo) -> str:
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
     return f"""\
-{info.images} images and {info.texts} texts went through these weights and through {info.reference}.
+In float32, {_count(info.images, info.texts)} went through these weights and through {info.reference};
+in float64, {_count(min(info.images, FLOAT64_SAMPLE), min(info.texts, FLOAT64_SAMPLE))} of them.
 
 {table}
 
@@ -207,6 +209,11 @@ largest of the features. "Error in float32" is how far the logits in float32 are
 a multiple of the same error of PyTorch's own float32. All numbers are in `verification.json`.
 
 ![Errors of each form and stage, and logits of Keras against those of PyTorch]({PICTURE_FILE})"""
+
+
+def _count(images: int, texts: int) -> str:
+    """Of one tower alone, nothing went through the other."""
+    return " and ".join(f"{count} {kind}" for count, kind in ((images, "images"), (texts, "texts")) if count)
 
 
 def _triple(values: tuple[float, float, float]) -> str:
