@@ -54,8 +54,7 @@ def test_photographs_and_batches(preprocess):
 
 @pytest.mark.parametrize("preprocess", PREPROCESSORS, ids=str)
 def test_in_a_tf_data_pipeline_whatever_keras_runs_on(preprocess):
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (1, 60), (60, 1), (256, 256), (257, 256), (255, 300), (512, 512), (448, 900)]
     sizes += [(int(h), int(w)) for h, w in rng.integers(4, 600, (30, 2))]

@@ -65,22 +65,22 @@ class PreprocessingLayer(keras.layers.Rescaling):
     def call(self, inputs: Any) -> Any:
         if inputs.shape[-1] not in (3, None):
             raise ValueError(f"Images must have three channels, last; these have shape {tuple(inputs.shape)}.")
-        height, width = self.backend.core.shape(inputs)[-3:-1]
+        ops = _operations(inputs)
+        height, width = ops.shape(inputs)[-3:-1]
         if isinstance(height, int) and isinstance(width, int):
             arange, height, width = np.arange, float(height), float(width)
-        else:  # TensorFlow learns the size when it runs
-            arange = self.backend.numpy.arange
-            height, width = self.backend.cast(height, "float64"), self.backend.cast(width, "float64")
+        else:  # TensorFlow learns the size when it runs.
+            arange, height, width = ops.arange, ops.cast(height, "float64"), ops.cast(width, "float64")
         shortest = height - _positive(height - width)
         new_height, new_width = resized_size(height, width, shortest, self.image_size)
 
-        images = self.backend.cast(inputs, "float32")
+        images = ops.cast(inputs, "float32")
         # The width first, as in Pillow up to 12 and, for all but tall images, after it. Taps are gathered
         # along the first side, where they lie together.
-        images = self.backend.numpy.swapaxes(images, -3, -2)
-        images = self._resampled(images, *self._taps(arange, width, new_width))
-        images = self.backend.numpy.swapaxes(images, -3, -2)
-        images = self._resampled(images, *self._taps(arange, height, new_height))
+        images = ops.swapaxes(images, -3, -2)
+        images = _resampled(ops, images, *self._taps(arange, width, new_width))
+        images = ops.swapaxes(images, -3, -2)
+        images = _resampled(ops, images, *self._taps(arange, height, new_height))
         return super().call(images)
 
     def _taps(self, arange: Callable[..., Any], old: Any, new: Any) -> tuple[Any, Any]:
@@ -103,25 +103,7 @@ class PreprocessingLayer(keras.layers.Rescaling):
         weights = curve(abs(pixels + 0.5 - centres) / widening) * inside
         weights = weights / (weights @ (0 * taps[:, None] + 1))
         weights = (weights * FINE + 0.5) // 1 / FINE
-        pixels = _clipped(pixels, 0, old - 1)
-        return self.backend.cast(pixels, "int32"), self.backend.cast(weights, "float32")
-
-    def _resampled(self, images: Any, pixels: Any, weights: Any) -> Any:
-        """Weighted sums along the first side, rounded to 8 bits, without any other rounding.
-
-        Pillow sums in integers. Two sums in float32 come to the same: with the weights cut into their first
-        eleven bits and the rest, no product and no sum of theirs needs more bits than float32 has (nor any
-        factor more than TF32 has, which is what GPUs may multiply in), as long as whole parts and fractions
-        are added apart.
-        """
-        xp = self.backend.numpy
-        coarse = xp.round(weights * COARSE) / COARSE
-        values = xp.take(images, pixels, axis=-3)
-        first = xp.einsum("...ykxc,yk->...yxc", values, coarse)
-        rest = xp.einsum("...ykxc,yk->...yxc", values, weights - coarse)
-        whole = xp.floor(first)
-        # Bracketed so: TensorFlow's graph optimiser may add a chain of four in any order, and lose bits.
-        return xp.clip(whole + xp.floor((first - whole) + (rest + 0.5)), 0, 255)
+        return _clipped(pixels, 0, old - 1), weights
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (*input_shape[:-3], self.image_size, self.image_size, 3)
@@ -139,6 +121,36 @@ class PreprocessingLayer(keras.layers.Rescaling):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
+
+
+def _operations(tensor: Any) -> Any:
+    """What holds `shape`, `cast` and so on for this tensor.
+
+    A tf.data pipeline hands out TensorFlow's tensors whatever Keras runs on. `keras.ops` takes those of its own
+    backend only.
+    """
+    if type(tensor).__module__.startswith("tensorflow."):
+        from ..kernels import tensorflow_pixels
+
+        return tensorflow_pixels
+    return keras.ops
+
+
+def _resampled(ops: Any, images: Any, pixels: Any, weights: Any) -> Any:
+    """Weighted sums along the first side, rounded to 8 bits, without any other rounding.
+
+    Pillow sums in integers. Two sums in float32 come to the same: with the weights cut into their first eleven
+    bits and the rest, no product and no sum of theirs needs more bits than float32 has (nor any factor more than
+    TF32 has, which is what GPUs may multiply in), as long as whole parts and fractions are added apart.
+    """
+    weights = ops.cast(weights, "float32")
+    coarse = ops.round(weights * COARSE) / COARSE
+    values = ops.take(images, ops.cast(pixels, "int32"), axis=-3)
+    first = ops.einsum("...ykxc,yk->...yxc", values, coarse)
+    rest = ops.einsum("...ykxc,yk->...yxc", values, weights - coarse)
+    whole = ops.floor(first)
+    # Bracketed so: TensorFlow's graph optimiser may add a chain of four in any order, and lose bits.
+    return ops.clip(whole + ops.floor((first - whole) + (rest + 0.5)), 0, 255)
 
 
 def _positive(value: Any) -> Any:
