@@ -138,7 +138,7 @@ def _compiled(tower: Any) -> Callable[[Any], Any]:
 
     variables = [v.value for v in tower.trainable_variables], [v.value for v in tower.non_trainable_variables]
     # float64 shows whether it is the same function. How well that is compiled matters to float32, and to the time.
-    hastily = {"xla_backend_optimization_level": "0"} if tower.compute_dtype == "float64" else None
+    hastily = {"xla_backend_optimization_level": "0"}
     run = jax.jit(
         lambda trainable, rest, x: tower.stateless_call(trainable, rest, x, training=False)[0],
         compiler_options=hastily,
