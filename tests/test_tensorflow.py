@@ -15,7 +15,10 @@ from mobileclip_keras.keras_models.kernels.activation import gelu
 from mobileclip_keras.keras_models.kernels.float64 import kept
 from mobileclip_keras.verify.verification import float64_enabled
 
-from .support import TOKENS, error, images, small_model, small_towers  # noqa: F401
+from .small import small_model
+from .support import TOKENS, error, images
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 INPUTS = {"image": images(64, 2), "text": TOKENS[:2].astype("int32")}  # of int64, LiteRT finds no largest one
 
