@@ -38,3 +38,17 @@ def memory_is_given_back() -> Iterator[None]:
     """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def small_towers() -> Iterator[None]:
+    """Makes the towers of small.py known by name to the tests of a file."""
+    from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS
+
+    from .small import KNOWN_TEXT_TOWERS, SMALL_IMAGE_TOWERS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for known, small in ((IMAGE_TOWERS, SMALL_IMAGE_TOWERS), (TEXT_TOWERS, KNOWN_TEXT_TOWERS)):
+            for name, config in small.items():
+                patch.setitem(known, name, config)
+        yield

@@ -1,4 +1,4 @@
-"""The small towers of tests/support.py in PyTorch, of the classes that the real ones are made of.
+"""The towers of small.py in PyTorch, of the classes that the real ones are made of.
 
 Imports PyTorch, timm and open_clip.
 """
@@ -18,9 +18,8 @@ from mobileclip_keras.verify.torch_models.mct import MobileTextTower
 from mobileclip_keras.verify.torch_models.reference import TorchReference
 from mobileclip_keras.verify.torch_models.towers import _load
 
-from .support import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, Arrays
-
-EMBED_DIM = 16
+from .small import EMBED_DIM, SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS
+from .support import Arrays
 
 
 def small_mci() -> nn.Module:

@@ -14,19 +14,8 @@ from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint
 from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, identify
 from mobileclip_keras.converters.conversion.build import build_model, has_projection_bias
 from mobileclip_keras.converters.conversion.mapping import load_into
-from mobileclip_keras.keras_models.architectures import (
-    IMAGE_TOWERS,
-    TEXT_TOWERS,
-    FastViTConfig,
-    TextConfig,
-    ViTConfig,
-)
-from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
-from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
-from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.keras_models.store.variables import variables_by_name
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +127,7 @@ def _compiled(tower: Any) -> Callable[[Any], Any]:
 
     variables = [v.value for v in tower.trainable_variables], [v.value for v in tower.non_trainable_variables]
     # float64 shows whether it is the same function. How well that is compiled matters to float32, and to the time.
-    hastily = {"xla_backend_optimization_level": "0"} if tower.compute_dtype == "float64" else None
+    hastily = {"xla_backend_optimization_level": "0"}
     run = jax.jit(
         lambda trainable, rest, x: tower.stateless_call(trainable, rest, x, training=False)[0],
         compiler_options=hastily,
@@ -164,78 +153,6 @@ def error(actual: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest value."""
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-# --- Small towers with every part that the real ones have ---
-
-SMALL_IMAGE_TOWERS = {
-    "small_mci": FastViTConfig(
-        depths=(1, 1, 1, 1),
-        dims=(8, 16, 32, 32),
-        mlp_ratio=2,
-        image_size=64,
-        head_dim=8,
-        attention=(False, False, False, True),
-        squeeze_excite=(False, False, True, True),
-        stem_scale_branch=True,
-        attention_norm="batch",
-    ),
-    "small_mci_layer": FastViTConfig(
-        depths=(1, 1, 1, 1, 1),
-        dims=(8, 8, 16, 16, 32),
-        mlp_ratio=2,
-        image_size=128,
-        head_dim=8,
-        attention=(False, False, False, True, True),
-        squeeze_excite=(False,) * 5,
-        stem_scale_branch=False,
-        attention_norm="layer",
-    ),
-    "small_vit": ViTConfig(32, 2, 4, ((8, 4), (8, 2), (32, 2)), True, False, False, image_size=64),
-    "small_vit_clip": ViTConfig(32, 2, 4, ((32, 14),), False, True, True, image_size=56),
-}
-SMALL_TEXT_TOWERS = {
-    "small_mct": TextConfig(16, 2, ("repmixer", "transformer", "repmixer"), causal=False),
-    "small_transformer": TextConfig(16, 2, ("transformer",) * 2, causal=False),
-    "small_transformer_causal": TextConfig(16, 2, ("transformer",) * 2, causal=True),
-}
-
-
-@pytest.fixture(autouse=True)
-def small_towers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the small towers known by name. A file of tests that imports this has it for each of its tests."""
-    for known, small in ((IMAGE_TOWERS, SMALL_IMAGE_TOWERS), (TEXT_TOWERS, SMALL_TEXT_TOWERS)):
-        for name, config in small.items():
-            monkeypatch.setitem(known, name, config)
-
-
-def small_model(
-    image: str | None = "small_mci", text: str | None = "small_mct", dtype: str = "float32", **options: Any
-) -> MobileClipModel:
-    """A model of small towers whose every variable is far from what it starts as."""
-    with to_be_overwritten():  # on JAX, drawing them takes longer than most tests
-        model = MobileClipModel(
-            image and MobileClipImageEncoder(image, 16, dtype=dtype, **options),
-            text and MobileClipTextEncoder(text, 16, dtype=dtype, form=options.get("form", "train")),
-            dtype=dtype,
-        )
-    randomise(model)
-    return model
-
-
-def randomise(model: MobileClipModel) -> None:
-    """Gives each variable values like those that synthetic checkpoints have, of its name and shape alone."""
-    for name, variable in variables_by_name(model).items():
-        as_in_checkpoints = name.replace("/", ".").replace("moving_mean", "running_mean")
-        as_in_checkpoints = as_in_checkpoints.replace("moving_variance", "running_var")
-        as_in_checkpoints = as_in_checkpoints.replace("layer_scale.gamma", "layer_scale")
-        if as_in_checkpoints.endswith("gamma"):  # of a norm
-            as_in_checkpoints = as_in_checkpoints.removesuffix("gamma") + "weight"
-        array = synthetic.tensor(0, as_in_checkpoints, tuple(variable.shape))
-        if name.endswith("kernel"):
-            fan_in = max(np.prod(variable.shape[:-1]), 1)
-            array = np.random.default_rng(len(name)).normal(0, fan_in**-0.5, variable.shape)
-        variable.assign(array)
 
 
 def weights(model: keras.Model) -> list[np.ndarray]:

@@ -20,9 +20,12 @@ from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.registry import VARIANTS, get_variant
 from tests.hub import Hub, use_hub
-from tests.tiny import tiny_model
+from tests.small import small_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[1]
 REPO = "timm/MobileCLIP2-S0-OpenCLIP"
@@ -44,16 +47,16 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """The calls of a conversion that writes a tiny model."""
-    model = tiny_model(monkeypatch)
+    """The calls of a conversion that writes a small model."""
+    model = small_model(form="inference", variant="mobileclip_s0")
     calls: list[tuple[Path, str]] = []
 
-    def convert_tiny(source: Path, out: Path, *, variant: str, verify: bool) -> None:
+    def convert_small(source: Path, out: Path, *, variant: str, verify: bool) -> None:
         assert not verify and source.read_bytes() == bytes(range(256)) * 1000
         calls.append((source, variant))
         model.save_pretrained(out)
 
-    monkeypatch.setattr(convert, "convert", convert_tiny)
+    monkeypatch.setattr(convert, "convert", convert_small)
     return calls
 
 
@@ -89,7 +92,7 @@ def test_a_variant_is_downloaded_and_converted_once(hub, conversions, tmp_path):
     assert hub.count("GET", "/lfs/") == 1
     assert (tmp_path / "converted" / "mobileclip2_s0-keras" / "config.json").is_file()
     asked = len(hub.requests)
-    assert mk.MobileClipTextEncoder.from_pretrained("2-s0", local_files_only=True).tower == "tiny"
+    assert mk.MobileClipTextEncoder.from_pretrained("2-s0", local_files_only=True).tower == "small_mct"
     assert len(hub.requests) == asked
 
 

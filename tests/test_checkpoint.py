@@ -68,7 +68,7 @@ def test_safetensors_need_no_pytorch(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
     code = (
         "import sys\n"
-        "from mobileclip_keras.converters.checkpoint import open_checkpoint\n"
+        "from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint\n"
         "print(open_checkpoint('a.safetensors').read('a').tolist(), 'torch' in sys.modules)\n"
         "try: open_checkpoint('a.pt')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
@@ -266,7 +266,7 @@ def test_memory_of_a_safetensors_file_is_given_back(tmp_path, monkeypatch):
 def test_a_large_safetensors_file_is_not_all_in_memory(tmp_path):
     safetensors.numpy.save_file({name: np.ones(2**24, np.float32) for name in "abcdef"}, tmp_path / "a.safetensors")
     program = (
-        "from mobileclip_keras.converters.checkpoint import open_checkpoint\n"
+        "from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint\n"
         "peak = lambda: int(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1]) / 1024\n"
         "checkpoint = open_checkpoint(PATH)\n"
         "before = peak()\n"

@@ -72,7 +72,7 @@ def test_an_unknown_variant_lists_the_nearest_first():
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_reader_that_has_seen_enough(image_file, options):
-    program = "from mobileclip_keras.converters.cli import main; main()"
+    program = "from mobileclip_keras.converters.cli.app import main; main()"
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -273,7 +273,7 @@ def test_synthetic_without_pytorch(tmp_path):
     """In a process of its own, through the command that is called `convert`."""
     code = (
         "import sys\n"
-        "from mobileclip_keras.converters.cli import convert_main\n"
+        "from mobileclip_keras.converters.cli.app import convert_main\n"
         "sys.argv = ['convert', '--src', 'synthetic', '--variant', 's0', '--no-verify',\n"
         "            '--form', 'inference', '--json']\n"
         "convert_main()\n"
@@ -289,7 +289,7 @@ def test_a_bad_file_in_a_process_of_its_own(tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from mobileclip_keras.converters.cli import main; main()",
+        "from mobileclip_keras.converters.cli.app import main; main()",
         "inspect",
         tmp_path / "a.pt",
     ]
@@ -301,6 +301,6 @@ def test_a_bad_file_in_a_process_of_its_own(tmp_path):
 
 def test_an_output_that_lacks_the_characters():
     """As on Windows, where what goes to a file has an encoding of some 200 characters."""
-    code = "from mobileclip_keras.converters import cli; cli._prepare(); cli.console.print('✓')"
+    code = "from mobileclip_keras.converters.cli import app as cli; cli._prepare(); cli.console.print('✓')"
     done = python("import os, sys; sys.stdout.reconfigure(encoding='cp1252', errors='strict')\n" + code)
     assert (done.returncode, done.stdout.strip()[:1]) == (0, "?"), done.stderr

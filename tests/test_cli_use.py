@@ -1,4 +1,4 @@
-"""classify, embed and search, on a folder with a tiny model."""
+"""classify, embed and search, on a folder with a small model."""
 
 import errno
 import json
@@ -14,7 +14,9 @@ import mobileclip_keras as mk
 from mobileclip_keras.converters.cli import image_files
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings
-from tests.tiny import tiny_model
+from tests.small import small_model
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 PHOTOS = Path(__file__).parents[1] / "verify" / "photos"
 
@@ -24,7 +26,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A converted folder, beside a folder of photographs."""
     folder = tmp_path / "model"
     folder.mkdir()
-    keras.saving.save_model(tiny_model(monkeypatch), folder, zipped=False)
+    keras.saving.save_model(small_model(form="inference", variant="mobileclip_s0"), folder, zipped=False)
     mk.ImagePreprocessor(64).save_pretrained(folder)
     below = tmp_path / "photos" / "below"
     below.mkdir(parents=True)

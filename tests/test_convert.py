@@ -336,7 +336,7 @@ def test_killed_while_writing(image_file, tmp_path, number, status):
     pause = (
         # Where a shell runs the tests in the background, its children are born deaf to interrupts.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import time, mobileclip_keras.converters.convert as c\n"
+        "import time, mobileclip_keras.converters.conversion.convert as c\n"
         "def wait(*_): print('written', flush=True); time.sleep(60)\n"
         "c.weight_hashes = wait\n"
     )
@@ -360,7 +360,7 @@ def test_without_pytorch(image_file, tmp_path):
     packages = ("torch", "timm", "open_clip", "matplotlib", "torchvision")
     code = (
         "import sys\n"
-        "from mobileclip_keras.converters import convert as module\n"
+        "from mobileclip_keras.converters.conversion import convert as module\n"
         f"source = {str(image_file)!r}\n"
         "print(module.convert(source, 'out', form='inference', verify=False).folder)\n"
         "module.sha256 = None\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mobileclip_keras as mk
-from tests.tiny import tiny_model
+from tests.small import small_model
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -50,11 +50,14 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
         assert rows[0] != rows[1], "every image has the same probabilities"
 
 
+@pytest.mark.usefixtures("small_towers")
 def test_the_code_in_the_readme_runs_as_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    tiny_model(monkeypatch).save_pretrained("mobileclip_s2-keras", preprocessor=mk.ImagePreprocessor(64))
+    small_model(form="inference", variant="mobileclip_s0").save_pretrained(
+        "mobileclip_s2-keras", preprocessor=mk.ImagePreprocessor(64)
+    )
     for name in ("cat.jpg", "dog.jpg"):
         shutil.copy(ROOT / "verify" / "photos" / "cat.jpg", name)
     names: dict = {}

@@ -16,9 +16,10 @@ from mobileclip_keras.keras_models.layers.convolution import Convolution
 from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
 from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
 
-from .support import SMALL_TEXT_TOWERS, error, small_model, small_towers  # noqa: F401
+from .small import SMALL_TEXT_TOWERS, small_model
+from .support import error
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
 
 RANDOM = np.random.default_rng(0)
 EXACT = 1e-12
@@ -236,7 +237,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("towers", [("small_mci", "small_mct"), ("small_vit", "small_transformer_causal")])
-def test_towers_compile_to_one_program(small_towers: None, towers: tuple[str, str]) -> None:  # noqa: F811
+def test_towers_compile_to_one_program(small_towers: None, towers: tuple[str, str]) -> None:
     model = small_model(*towers, form="inference")
     for encode, inputs in (
         (model.encode_image, RANDOM.random((2, 64, 64, 3), "float32")),
@@ -247,7 +248,7 @@ def test_towers_compile_to_one_program(small_towers: None, towers: tuple[str, st
         assert error(made, plain) < 1e-5
 
 
-def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> None:  # noqa: F811
+def test_fit_reaches_every_weight_through_the_fast_paths(small_towers: None) -> None:
     model = small_model("small_mci", "small_mct")
     model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=False)
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]

@@ -21,20 +21,10 @@ from mobileclip_keras.keras_models.towers.folding import fold, linear
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import tower_rows
 
-from .support import (
-    LARGE_TOWERS,
-    SMALL_IMAGE_TOWERS,
-    SMALL_TEXT_TOWERS,
-    TOKENS,
-    apply,
-    error,
-    images,
-    marked,
-    randomise,
-    small_model,
-    small_towers,  # noqa: F401
-    weights,
-)
+from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, randomise, small_model
+from .support import LARGE_TOWERS, TOKENS, apply, error, images, marked, weights
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 TOLERANCE = 1e-10
 

@@ -9,16 +9,10 @@ from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEn
 from mobileclip_keras.keras_models.towers.positions import resize_positions
 from mobileclip_keras.verify.torch_models import build_reference
 
-from .support import (
-    SMALL_IMAGE_TOWERS,
-    apply,
-    error,
-    images,
-    small_model,
-    small_towers,  # noqa: F401
-    synthetic_model,
-    tensors,
-)
+from .small import SMALL_IMAGE_TOWERS, small_model
+from .support import apply, error, images, synthetic_model, tensors
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 
 def test_mci_towers_take_other_sizes() -> None:

@@ -13,16 +13,10 @@ from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEn
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 
-from .support import (
-    SMALL_TEXT_TOWERS,
-    TOKENS,
-    apply,
-    error,
-    images,
-    small_model,
-    small_towers,  # noqa: F401
-    weights,
-)
+from .small import SMALL_TEXT_TOWERS, small_model
+from .support import TOKENS, apply, error, images, weights
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 PAIR = {"image": images(64, 2), "text": TOKENS[:2]}
 

@@ -30,19 +30,11 @@ from mobileclip_keras.weight_maps import walks
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
 
+from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, randomise
 from .small_torch import small_reference
-from .support import (
-    LARGE_TOWERS,
-    SMALL_IMAGE_TOWERS,
-    SMALL_TEXT_TOWERS,
-    TOKENS,
-    Arrays,
-    checkpoint,
-    images,
-    marked,
-    randomise,
-    small_towers,  # noqa: F401
-)
+from .support import LARGE_TOWERS, TOKENS, Arrays, checkpoint, images, marked
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 PAIRS = (("small_mci", "small_mct", "apple"), ("small_vit", "small_transformer_causal", "open_clip"))
 MCI, VIT = PAIRS

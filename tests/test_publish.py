@@ -21,9 +21,12 @@ from mobileclip_keras.converters.hub.publish import PublishError, publish
 from mobileclip_keras.keras_models.store.hub_errors import HubError
 from tests.converted import VARIANT, pass_verification, write_converted
 from tests.hub import Hub, use_hub
-from tests.tiny import tiny_model
+from tests.small import small_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[1]
 REPO = "user/mobileclip2-s0-keras"
@@ -47,10 +50,8 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        train = tiny_model(monkeypatch, "train")
-        yield write_converted(train, tmp_path_factory.mktemp("made") / "converted")
+def converted(small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_converted(small_model(variant="mobileclip_s0"), tmp_path_factory.mktemp("made") / "converted")
 
 
 @pytest.fixture

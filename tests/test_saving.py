@@ -20,17 +20,10 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.store.file_names import CONFIG, WEIGHTS
 from mobileclip_keras.keras_models.store.weights_file import save_model
 
-from .support import (
-    ROOT,
-    SMALL_IMAGE_TOWERS,
-    SMALL_TEXT_TOWERS,
-    TOKENS,
-    features,
-    images,
-    small_model,
-    small_towers,  # noqa: F401
-    weights,
-)
+from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, small_model
+from .support import ROOT, TOKENS, features, images, weights
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 INPUTS = {"image": images(64, 2), "text": TOKENS[:2]}
 

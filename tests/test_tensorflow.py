@@ -12,7 +12,10 @@ import pytest
 
 from mobileclip_keras.keras_models.kernels import float64_enabled, gelu, memory
 
-from .support import TOKENS, error, images, small_model, small_towers  # noqa: F401
+from .small import small_model
+from .support import TOKENS, error, images
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 INPUTS = {"image": images(64, 2), "text": TOKENS[:2].astype("int32")}  # of int64, LiteRT finds no largest one
 

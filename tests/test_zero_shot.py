@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import mobileclip_keras as mk
-from mobileclip_keras.keras_models.architectures import TextConfig
 from mobileclip_keras.keras_models.inputs.image_reading import ImageError
-from mobileclip_keras.keras_models.models import text_encoder
 from mobileclip_keras.keras_models.models.features import encode
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
@@ -25,14 +23,16 @@ from mobileclip_keras.keras_models.tasks.prompts import (
 )
 from mobileclip_keras.keras_models.tasks.retrieval import SearchError
 from mobileclip_keras.keras_models.training.losses import contrastive_loss
-from tests.tiny import spread_out, tiny_model
+from tests.small import randomise, small_model
+
+pytestmark = pytest.mark.usefixtures("small_towers")
 
 PHOTOS = sorted((Path(__file__).parents[1] / "verify" / "photos").glob("*.jpg"))
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> mk.MobileClipModel:
-    return tiny_model(monkeypatch)
+def model() -> mk.MobileClipModel:
+    return small_model(form="inference", variant="mobileclip_s0")
 
 
 def pairs(count: int) -> dict[str, np.ndarray]:
@@ -162,8 +162,8 @@ def test_what_a_classifier_needs(model: mk.MobileClipModel) -> None:
 
 @pytest.mark.backend
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float64"])
-def test_features_have_length_1_in_every_dtype(monkeypatch, dtype: str) -> None:
-    model = tiny_model(monkeypatch, dtype=dtype)
+def test_features_have_length_1_in_every_dtype(dtype: str) -> None:
+    model = small_model(form="inference", dtype=dtype, variant="mobileclip_s0")
     features = encode(model, "image", pairs(3)["image"], 2)
     assert features.dtype == ("float64" if dtype == "float64" else "float32")
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
@@ -246,14 +246,13 @@ def test_contrastive_loss_against_its_definition() -> None:
 
 @pytest.mark.backend
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_fit_without_a_loss_learns_which_belong_together(monkeypatch, dtype: str) -> None:
+def test_fit_without_a_loss_learns_which_belong_together(dtype: str) -> None:
     keras.utils.set_random_seed(0)
-    monkeypatch.setitem(text_encoder.TEXT_TOWERS, "one", TextConfig(16, 2, ("transformer",), causal=False))
     pixels = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.AveragePooling2D(32), keras.layers.Flatten()])
-    images, texts = MobileClipImageEncoder(pixels, 16, 64), MobileClipTextEncoder("one", 16, dtype=dtype)
+    images, texts = MobileClipImageEncoder(pixels, 16, 64), MobileClipTextEncoder("small_transformer", 16, dtype=dtype)
     model, inputs = MobileClipModel(images, texts, dtype=dtype), pairs(8)
     inputs["image"] = np.kron(inputs["image"][:, ::32, ::32], np.ones((1, 32, 32, 1), "float32"))
-    spread_out(texts)
+    randomise(MobileClipModel(text_encoder=texts))
     before = float(array(model.logit_scale))
     model.compile(keras.optimizers.Adam(1e-2))
     history = model.fit(inputs, batch_size=8, epochs=20, verbose=0).history["loss"]
