@@ -71,7 +71,7 @@ format: venv  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 docs: venv  ## build the documentation into site/, warnings as errors
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # The alternatives that are measured beside this package are no part of .venv until then.
 bench: venv  ## how fast s0 is beside PyTorch, ONNX Runtime and OpenVINO
