@@ -24,10 +24,10 @@ from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
-from ..cli.progress import Progress, silent
 from ..hub.records import weight_hashes, write_record
 from .build import build_model, has_projection_bias
 from .mapping import load_into
+from .progress import Progress, silent
 from .verifying import check_packages, verify_against, write_verification
 
 FORM_CHOICES = ("both", "inference", "train")

@@ -23,7 +23,6 @@ from ...verify.torch_models.requirements import require_packages
 from ...verify.verification import MakeModel, Verification, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
-from ..cli.progress import Progress
 from ..hub.records import (
     PICTURE_FILE,
     VERIFICATION_FILE,
@@ -34,6 +33,7 @@ from ..hub.records import (
 )
 from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
 from .mapping import load_into
+from .progress import Progress
 
 
 def check_packages() -> None:
