@@ -1,4 +1,4 @@
-"""The package reads in one direction: no file imports one of a later layer, and no files import each other in a circle."""
+"""The package reads in one direction: no file imports a later layer, and no files import each other in a circle."""
 
 import ast
 from collections.abc import Iterator
