@@ -8,7 +8,7 @@ import numpy as np
 from ...keras_models.errors import MissingPackageError
 from .keys import mci_to_timm, text_to_open_clip, vit_to_timm
 from .reference import Precision, TorchReference
-from .requirements import ReferenceMismatchError, require_packages
+from .requirements import ReferenceMismatchError, keep_triton_out, require_packages
 
 __all__ = ["MissingPackageError", "ReferenceMismatchError", "TorchReference", "build_reference"]
 
@@ -55,6 +55,7 @@ def build_reference(
         ValueError: for a tower or layout that does not exist.
     """
     require_packages()
+    keep_triton_out()
     from .towers import build_image_tower, build_text_tower
 
     if layout not in _PREFIXES:
