@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from .keras_models.backend_choice import choose_backend, missing_backend
+
 if TYPE_CHECKING:
     from .keras_models.errors import MobileClipError as MobileClipError
     from .keras_models.inputs.preprocessing import ImagePreprocessor as ImagePreprocessor
@@ -43,6 +45,9 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
+# Here, because Keras asks for its backend once, when it is first imported, whoever imports it.
+choose_backend()
+
 
 @wrapt.when_imported("keras")
 @wrapt.when_imported(f"{__name__}.keras_models.store.load")
@@ -63,7 +68,13 @@ def _register(_: Any) -> None:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        plain = missing_backend(error)
+        if plain is None:
+            raise
+        raise plain from error
     globals()[name] = value
     return value
 

@@ -301,6 +301,6 @@ def test_a_bad_file_in_a_process_of_its_own(tmp_path):
 
 def test_an_output_that_lacks_the_characters():
     """As on Windows, where what goes to a file has an encoding of some 200 characters."""
-    code = "from mobileclip_keras.converters.cli import app as cli; cli._prepare(); cli.console.print('✓')"
+    code = "from mobileclip_keras.converters.cli import app, terminal; app._prepare(); terminal.console.print('✓')"
     done = python("import os, sys; sys.stdout.reconfigure(encoding='cp1252', errors='strict')\n" + code)
     assert (done.returncode, done.stdout.strip()[:1]) == (0, "?"), done.stderr

@@ -12,7 +12,7 @@ PROBES = 64
 
 @dataclass(frozen=True)
 class Features:
-    """What a model makes of the fixed inputs, before normalisation; None for a tower that is not there.
+    """A model's outputs for the fixed inputs, before normalisation; None for a tower that is not there.
 
     image: (images, embed_dim). text: (texts, embed_dim).
     """
@@ -23,8 +23,8 @@ class Features:
     def logits(self) -> np.ndarray:
         """(images, texts) similarities at scale 100, in float64.
 
-        Of one tower alone: (inputs, PROBES), with fixed random directions in place of the other's features. Its
-        own features would not do: they are alike, and so are the errors of the few numbers that they give.
+        For one tower alone: (inputs, PROBES), with fixed random directions in place of the other tower's features. The
+        tower's own features would not do: they resemble each other, so they would test few directions.
         """
         if self.image is None or self.text is None:
             features = self.image if self.image is not None else self.text
@@ -50,7 +50,7 @@ class ExactCheck:
 
     @property
     def passed(self) -> bool:
-        # A NaN compares false, and so fails.
+        # A comparison with NaN is false, so NaN fails.
         return all(value <= FLOAT64_TOLERANCE for value in (self.image, self.text) if value is not None)
 
 
@@ -64,7 +64,7 @@ class RoundingCheck:
     torch_rms: float
     torch_maximum: float
     top1_differences: int
-    """Images and texts whose best match is another than in PyTorch's float64, and there worse by over LOGIT_FLOOR."""
+    """Images and texts whose best match differs from PyTorch's in float64 and is there worse by over LOGIT_FLOOR."""
 
     @property
     def rms_ratio(self) -> float:

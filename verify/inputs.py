@@ -16,7 +16,7 @@ SEEDED = 8
 
 @dataclass(frozen=True)
 class Inputs:
-    """What both sides are given.
+    """The inputs that PyTorch and Keras both get.
 
     Attributes:
         images: float32 (16, px, px, 3), preprocessed: 8 seeded, then 8 photographs.
@@ -31,7 +31,7 @@ class Inputs:
     texts: tuple[str, ...]
 
     def sample(self, count: int) -> "Inputs":
-        """`count` of either kind, half of them seeded, half real."""
+        """`count` images and `count` texts: half of them seeded, half real."""
         few = [*range(count // 2), *range(-(count - count // 2), 0)]
         return Inputs(
             self.images[few],

@@ -27,7 +27,7 @@ def draw(verification: Verification, path: Path) -> None:
     stages = figure.add_subplot(grid[0, :])
     for form, errors in verification.stages.items():
         label = LABELS.get(form, f"Keras {form}")
-        heights = [max(error, 1e-17) for error in errors.values()]  # an error of 0 has no place on this axis
+        heights = [max(error, 1e-17) for error in errors.values()]  # a logarithmic axis has no 0
         stages.plot(list(errors), heights, "o-", ms=3, lw=1, color=COLOURS[form], label=label)
     stages.set(yscale="log", ylabel="relative error, float32", title="Error of each stage against PyTorch in float64")
     stages.tick_params(axis="x", labelrotation=90, labelsize=7)

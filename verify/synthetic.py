@@ -1,9 +1,9 @@
 """Synthetic checkpoints and inputs: every value is a fixed function of a seed, a name and a shape.
 
-Published weights cannot be had everywhere, and random initialisation hides mistakes (layer scales of 1e-5,
-batch norms that do nothing). A synthetic checkpoint has a published file's names and shapes, and magnitudes
-that keep activations near 1 while every tensor matters. Anyone can make the same one again, so that only the
-outputs of a trusted model have to be kept beside the tests.
+Published weights are not available everywhere, and random initialisation hides mistakes (layer scales of 1e-5, batch
+norms that do nothing). A synthetic checkpoint has the names and shapes of a published file. Its magnitudes keep
+activations near 1, and every tensor matters. Anyone can make the same checkpoint again, so the tests keep only the
+outputs of a trusted model.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def tensor(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     The first rule that fits `name` decides the distribution; values are drawn in float64, stored as float32.
 
     Args:
-        seed: Which checkpoint; two seeds share no values but the constant ones.
+        seed: Which checkpoint; two seeds share only the constant values.
         name: The tensor's full key in the file, in any layout.
         shape: Its dimensions; `()` for a scalar.
 

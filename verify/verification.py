@@ -36,8 +36,8 @@ class Verification:
     image_names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     convention: str | None = None
-    """Where another implementation of the same checkpoint computes differently: what it does, and how far its
-    logits are from the ones verified here."""
+    """How another implementation of the same checkpoint computes differently, and how far its logits are from the ones
+    verified here; None where none does."""
 
     @property
     def passed(self) -> bool:
@@ -79,7 +79,7 @@ def verify_model(
 
     Args:
         variant: its name, for the report.
-        make_model: gives the model in a form and a dtype; called once for each, and let go of before the next.
+        make_model: gives the model in a form and a dtype. Called once for each; each model is freed before the next.
         forms: the forms to verify.
         reference: the PyTorch model in float64.
         inputs: of the variant.

@@ -25,7 +25,7 @@ class Problem:
 
 
 def audit(rows: Iterable[Row], source: Shapes, target: Shapes) -> list[Problem]:
-    """Everything that keeps a checkpoint from becoming a model by a table; empty where they fit exactly.
+    """Every difference between a table, a checkpoint and a model; empty where they fit exactly.
 
     Args:
         rows: the table.
@@ -85,7 +85,7 @@ def _target_problems(row: Row, target: Shapes) -> list[Problem]:
 
 
 def report(problems: Iterable[Problem], limit: int = 20) -> str:
-    """Problems in plain words: grouped by kind, lines alike but for their indices written once.
+    """Problems in plain words, grouped by kind. Lines that differ only in their indices are written once.
 
     Args:
         problems: what `audit` returned.
@@ -113,10 +113,11 @@ Box = tuple[frozenset[int], ...]
 
 
 def fold_indices(lines: Iterable[str]) -> list[str]:
-    """Lines alike but for the indices in their names, written once: "layers.{0-11}.weight".
+    """Writes lines that differ only in the indices of their names as one: "layers.{0-11}.weight".
 
-    Each folded line stands for exactly the lines it was made of, which may take several of them. An index that
-    goes along with an earlier one has its name: "layers.{i=0-11}.weight, for blocks_{i}/kernel".
+    A folded line stands for exactly the lines that it was made of, so one group of lines may need several folded ones.
+    Where two indices are always equal, the second is written as the first one's letter:
+    "layers.{i=0-11}.weight, for blocks_{i}/kernel".
     """
     alike: dict[tuple[str, ...], dict[tuple[int, ...], None]] = defaultdict(dict)
     for line in lines:
@@ -126,15 +127,15 @@ def fold_indices(lines: Iterable[str]) -> list[str]:
     for words, indices in alike.items():
         columns = list(zip(*indices, strict=True))
         first: dict[tuple[int, ...], int] = {}
-        number = [first.setdefault(column, len(first)) for column in columns]  # of each index, equal ones alike
+        number = [first.setdefault(column, len(first)) for column in columns]  # equal indices, equal numbers
         folded += [_write(words, number, box) for box in _boxes(zip(*first, strict=True) if first else [()])]
     return folded
 
 
 def _boxes(points: Iterable[tuple[int, ...]]) -> list[Box]:
-    """Grids that together hold exactly these points, each of them once."""
+    """Grids that together hold each of these points exactly once."""
     boxes: list[Box] = [tuple(frozenset([number]) for number in point) for point in points]
-    # What differs in one index alone is one grid; the last index first, so that blocks stay with their stages.
+    # Points that differ in one index become one grid. The last index goes first, so that blocks stay with their stages.
     for at in reversed(range(len(boxes[0]))):
         joined: dict[Box, frozenset[int]] = {}
         for box in boxes:

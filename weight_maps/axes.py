@@ -1,4 +1,4 @@
-"""How a tensor's axes are laid out on either side, as einops text: "o i h w -> h w i o"."""
+"""The order of a tensor's axes in a checkpoint and in Keras, as einops text: "o i h w -> h w i o"."""
 
 import math
 import re
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def to_target(axes: str, array: np.ndarray, target_shape: tuple[int, ...]) -> np.ndarray:
-    """A checkpoint's tensor with its axes as Keras wants them; a view where that is possible."""
+    """A checkpoint's tensor with its axes in Keras' order; a view where that is possible."""
     return einops.rearrange(array, axes, **_split_sizes(axes, target_shape))
 
 
 def to_source(axes: str, array: np.ndarray) -> np.ndarray:
-    """A Keras variable with its axes as the checkpoint has them: `to_target` undone."""
+    """A Keras variable with its axes in the checkpoint's order: the inverse of `to_target`."""
     source, target = sides(axes)
     return einops.rearrange(array, f"{target} -> {source}")
 
@@ -26,7 +26,7 @@ def source_shape(axes: str, target_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def sides(axes: str) -> tuple[str, str]:
-    """The (checkpoint's, Keras') side of the text."""
+    """The two sides of the text: the checkpoint's, then Keras'."""
     source, target = axes.split("->")
     return source.strip(), target.strip()
 
@@ -43,7 +43,7 @@ def _sizes(axes: str, target_shape: tuple[int, ...]) -> dict[str, int]:
 
 
 def _split_sizes(axes: str, target_shape: tuple[int, ...]) -> dict[str, int]:
-    """Sizes of the axes that share a dimension of the checkpoint's tensor, which einops cannot tell alone."""
+    """Sizes of the axes that share a dimension of the checkpoint's tensor. einops cannot infer them."""
     source, _ = sides(axes)
     sizes = _sizes(axes, target_shape)
     return {name: sizes[name] for group in _groups(source) if len(group) > 1 for name in group}

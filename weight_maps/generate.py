@@ -12,7 +12,7 @@ EMBED_DIMS = {
     tower: variant.embed_dim for variant in VARIANTS.values() for tower in (variant.image_tower, variant.text_tower)
 }
 
-# A causal mask is no tensor: both 512-wide transformers share their tables.
+# A causal mask is no tensor, so both 512-wide transformers share their tables.
 TEXT_TABLES = {name: config for name, config in TEXT_TOWERS.items() if not config.causal}
 
 

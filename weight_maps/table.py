@@ -18,7 +18,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of a checkpoint and the one Keras variable that it is."""
+    """One tensor of a checkpoint and the one Keras variable that it becomes."""
 
     source: str
     """Name of the tensor; "-" where the layout has none (see `absent`)."""
@@ -70,7 +70,7 @@ def tower_rows(tower: str, layout: str, form: str) -> tuple[Row, ...]:
     Raises:
         LookupError: where the layout has no such tower.
     """
-    tower = tower.removesuffix("_causal")  # a mask is no tensor: both transformers share their table
+    tower = tower.removesuffix("_causal")  # a causal mask is no tensor, so both transformers share their table
     for wanted in (form, "train"):
         path = TABLES / f"{tower}.{layout}.{wanted}.tsv"
         if path.exists():
@@ -81,7 +81,7 @@ def tower_rows(tower: str, layout: str, form: str) -> tuple[Row, ...]:
 
 
 def _renames(tower: str) -> bool:
-    """Whether folding a tower's branches renames tensors, in whichever layout."""
+    """Whether folding a tower's branches renames tensors, in any layout."""
     return any(TABLES.glob(f"{tower}.*.reparameterized.tsv"))
 
 

@@ -1,7 +1,7 @@
-"""Lists every tensor of every tower: the short programs behind the table files.
+"""Walks through every tower and lists its tensors. generate.py writes the table files from these lists.
 
-A tower is walked once, in the order of its forward pass, naming each variable as Keras has it; a layout's names come
-from the small dictionaries below. Source names are facts of Apple's, open_clip's and timm's published checkpoints.
+A walk follows the order of the forward pass and names each variable as Keras does. The dictionaries below give each
+layout's names, which are facts of Apple's, open_clip's and timm's published checkpoints.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ Rows = Iterator[Row]
 
 
 def row(source: str, axes: str, target: str, *shape: int, dtype: str = "float32", absent: str = NONE) -> Row:
-    """A row from the Keras side's shape."""
+    """A row, given the shape of the Keras variable."""
     return Row(source, source_shape(axes, shape), dtype, axes, target, shape, absent)
 
 
@@ -133,7 +133,7 @@ def mobile_one(
     kernel: tuple[int, int],
     branches: tuple[str, ...],
 ) -> Rows:
-    """A block of the branches named, or the convolution that they fold into."""
+    """A block of the named branches, or the convolution that they fold into."""
     if form != "train":
         yield from conv(f"{source}.reparam_conv", f"{target}/reparam_conv", inputs, outputs, kernel, True)
         return
@@ -240,7 +240,7 @@ def fastvit(config: FastViTConfig, embed: int, layout: str, form: str) -> Rows:
         theirs, target = f"{prefix}{names['stem']}.{index}", f"{ours}/stem_{index}"
         yield from mobile_one(conv, layout_names, form, theirs, target, inputs, first, kernel, branches)
 
-    position = 0  # in Apple's flat list "network" of stages, downsamplings and positional encodings
+    position = 0  # position in Apple's flat list "network" of stages, downsamplings and positional encodings
     for stage, dim in enumerate(config.dims):
         stage_target = f"{ours}/stages_{stage}"
         if stage > 0:

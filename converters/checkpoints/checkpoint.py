@@ -11,7 +11,7 @@ from .safetensors_file import INDEX_SUFFIX, index_in, open_safetensors, open_sha
 from .tensor_file import CheckpointError, TensorFile, first_line
 from .torch_file import open_torch
 
-# What data-parallel training and torch.compile put before every name.
+# Data-parallel training and torch.compile put these before every name.
 PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -24,7 +24,7 @@ class Checkpoint:
         shapes: of each tensor, by its name without wrappers' prefixes.
         dtypes: of each tensor, as in the file ("float32", "bfloat16", "int64", ...).
         notes: what is odd about the file, in words.
-        files: all files that hold its tensors.
+        files: every file that holds its tensors.
     """
 
     path: Path
@@ -62,11 +62,11 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint without reading its arrays.
 
-    What a file is, is told by its content, not by its name.
+    The content of a file says what it is, not its name.
 
     Args:
         path: a safetensors file, the `.safetensors.index.json` of a sharded one (or its folder), or a file of
-            torch.save. PyTorch is imported for the last kind only, and never runs code from the file.
+            torch.save. PyTorch is imported only for files of torch.save, and never runs code from the file.
 
     Raises:
         CheckpointError: where the file is missing, empty, truncated, malicious or of another kind.
@@ -105,23 +105,23 @@ def _open_file(path: Path) -> TensorFile:
     return open_safetensors(path) if path.suffix == ".safetensors" and not by_torch else open_torch(path)
 
 
-def _unwrapped(path: Path, files: tuple[Path, ...], contents: TensorFile) -> Checkpoint:
-    """The contents without what wrappers did to names and shapes."""
-    notes = list(contents.notes)
-    names = {name: name for name in contents.shapes}  # the name in the file, by the name without prefixes
+def _unwrapped(path: Path, files: tuple[Path, ...], tensors: TensorFile) -> Checkpoint:
+    """The tensors of a file, with what wrappers did to names and shapes undone."""
+    notes = list(tensors.notes)
+    names = {name: name for name in tensors.shapes}  # the name in the file, by the name without prefixes
     while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), None):
         notes.append(f'every name begins with "{prefix}"')
         names = {name.removeprefix(prefix): original for name, original in names.items()}
-    shapes = {name: contents.shapes[original] for name, original in names.items()}
-    dtypes = {name: contents.dtypes[original] for name, original in names.items()}
+    shapes = {name: tensors.shapes[original] for name, original in names.items()}
+    dtypes = {name: tensors.dtypes[original] for name, original in names.items()}
     if shapes.get("logit_scale") == (1,):
         notes.append("logit_scale is a vector of one number, taken as a scalar")
         shapes["logit_scale"] = ()
-    return Checkpoint(path, shapes, dtypes, notes, lambda name: contents.read(names[name]), files)
+    return Checkpoint(path, shapes, dtypes, notes, lambda name: tensors.read(names[name]), files)
 
 
 def sha256(files: Iterable[Path], progress: Callable[[int], None] = lambda _: None) -> str:
-    """The SHA-256 of a file in hexadecimal; of several, that of their contents one after another.
+    """The SHA-256 of files in hexadecimal, as if they were one file.
 
     Args:
         files: of a `Checkpoint`.

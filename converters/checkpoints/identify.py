@@ -1,4 +1,4 @@
-"""Which variant, layout and form a checkpoint is: by equality of all names and shapes with a table's."""
+"""Which variant, layout and form a checkpoint has. All its names and shapes must equal those of a table."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class WrongVariantError(MobileClipError):
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """What a checkpoint is: towers, the names of its tensors, and how far it has been folded."""
+    """Which towers a checkpoint holds, how it names their tensors, and whether it has been folded."""
 
     image_tower: str
     text_tower: str | None
@@ -113,7 +113,7 @@ def _problems(known: CheckpointFormat, shapes: Shapes) -> list[Problem]:
 def choose_variant(checkpoint_format: CheckpointFormat, wanted: str | None, path: Path) -> Variant:
     """The variant of a checkpoint: the one wanted, else the one in its name, else the only one possible.
 
-    Where several hold the same tensors, those published in the file's layout are possible.
+    If several variants hold the same tensors, only those published in the file's layout are possible.
 
     Raises:
         WrongVariantError: where the file is of another variant than wanted, or could be of several.

@@ -30,7 +30,7 @@ def open_safetensors(path: Path) -> TensorFile:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):  # finds whatever is wrong with the header
+        with safe_open(path, framework="numpy"):  # raises for anything wrong in the header
             pass
     except SafetensorError as error:
         raise CheckpointError(
@@ -39,7 +39,7 @@ def open_safetensors(path: Path) -> TensorFile:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-        # Private: nothing that is written to an array reaches the file.
+        # A private mapping: what is written to an array does not reach the file.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     header.pop("__metadata__", None)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
@@ -60,7 +60,7 @@ def open_safetensors(path: Path) -> TensorFile:
 
 
 def _give_back(mapped: mmap.mmap, start: int, end: int) -> None:
-    """Gives back the memory that a part of a file was read into; looked at again, it is read from the file again.
+    """Frees the memory of a part of a mapped file. If that part is used again, it is read from the file again.
 
     What was read of a mapped file counts as memory in use, and a whole checkpoint takes as much as its model.
     """
@@ -73,7 +73,7 @@ def open_sharded(index: Path) -> TensorFile:
     """The tensors of all files that an index names.
 
     Raises:
-        CheckpointError: where the index or a shard is missing or damaged, or they do not fit each other.
+        CheckpointError: where the index or a shard is missing or damaged, or they do not belong together.
     """
     named = _weight_map(index)
     opened = []

@@ -1,4 +1,4 @@
-"""What --src may be: a file, a repository on the Hub, or "synthetic"."""
+"""What --src may name: a file, a repository on the Hub, or "synthetic"."""
 
 import re
 import tempfile
@@ -17,7 +17,7 @@ from .torch_file import TORCH_SUFFIXES
 SYNTHETIC = "synthetic"
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".json")
-# What repositories that the registry does not know call their weights, the best first.
+# Usual names of weights in repositories that the registry does not know, the best first.
 _USUAL_FILES = (
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -32,11 +32,11 @@ class SourceError(MobileClipError):
 
 @contextmanager
 def resolved(source: str, variant: str | None) -> Iterator[Path]:
-    """The checkpoint file that `source` means, for as long as the context lasts.
+    """The checkpoint file that `source` names. A synthetic one is removed when the context ends.
 
     Args:
-        source: a file, a Hub repository ("apple/MobileCLIP-S2"), or "synthetic" for a checkpoint made on the
-            spot in the layout that the variant is published in.
+        source: a file, a Hub repository ("apple/MobileCLIP-S2"), or "synthetic" for a checkpoint with made-up
+            values in the layout that the variant is published in.
         variant: needed for "synthetic".
 
     Raises:
@@ -66,9 +66,9 @@ def synthetic_checkpoint(variant: str, folder: Path, seed: int = 0) -> Path:
 
 
 def variant_of(source: str) -> str | None:
-    """The variant that a Hub repository is named after, or is known to hold; None where it cannot be told.
+    """The variant that a Hub repository holds, by the registry or by its name; None where neither says.
 
-    Files on the Hub are named alike, and some variants hold the same tensors: repositories tell them apart.
+    Only the repository's name tells some variants apart: their files have the same names and the same tensors.
     """
     if not _is_repo_id(source):
         return None
@@ -97,7 +97,7 @@ def _download(repo: str) -> Path:
     for file in known or _USUAL_FILES:
         try:
             return download_file(repo, file)
-        except NoSuchFileError as error:  # whatever else is wrong, is wrong with the next file, too
+        except NoSuchFileError as error:  # any other error would meet the next file, too
             failure = failure or error
     assert failure is not None
     raise failure

@@ -1,4 +1,4 @@
-"""What every kind of checkpoint file holds."""
+"""What is known of a checkpoint file, whatever its format, before its arrays are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -34,7 +34,7 @@ def open_torch(path: Path) -> TensorFile:
             "A .safetensors file of the same weights does not."
         ) from error
     notes: list[str] = []
-    # The old format cannot be mapped. By this suffix, torch.load takes the file for what it is not.
+    # The old format cannot be mapped. Nor can a file of this suffix: torch.load would take it for a safetensors file.
     can_map = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
     tensors = _unwrap(torch, _load(torch, path, can_map), path, notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -56,7 +56,7 @@ def open_torch(path: Path) -> TensorFile:
 
 
 def _mapped(path: Path) -> list[range]:
-    """The addresses that a file is mapped to, each time that it is; none where the system does not say."""
+    """The address ranges that a file is mapped to. None where the system does not say."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     ending = f" {path.resolve()}"
@@ -65,13 +65,13 @@ def _mapped(path: Path) -> list[range]:
 
 
 def _give_back(tensor: Any, mapped: list[range]) -> None:
-    """Gives back the memory that a mapped tensor was read into; looked at again, it is read from the file again.
+    """Frees the memory of a mapped tensor. If the tensor is used again, it is read from the file again.
 
     What was read of a mapped file counts as memory in use, and a whole checkpoint takes as much as its model.
     """
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if any(place.start <= start < end <= place.stop for place in mapped):  # elsewhere, the numbers would be lost
+    if any(place.start <= start < end <= place.stop for place in mapped):  # elsewhere, the values would be lost
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
@@ -101,7 +101,7 @@ def _load(torch: Any, path: Path, can_map: bool) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses zip archives of other kinds, which torch.load speaks of in riddles."""
+    """Refuses zip archives of other kinds, for which torch.load's errors are hard to understand."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):

@@ -1,228 +1,42 @@
-"""The command line: `mobileclip-keras COMMAND`, and `convert` on its own."""
+"""The programs: `mobileclip-keras COMMAND`, and `convert` on its own."""
 
 import io
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from ...keras_models.errors import MobileClipError
-from ...keras_models.store.atomic import os_reason
-
-if TYPE_CHECKING:
-    from ...verify.verification import Verification
-    from ..conversion.convert import Conversion
+from . import convert, publish, use
 
 app = typer.Typer(
     help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns errors into one message on standard error and an exit status of 1, never a traceback."""
-    try:
-        yield
-    except MobileClipError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Interrupted; nothing was left behind.", status=130)
-    except MemoryError:
-        _fail("There is not enough memory.")
-    except BrokenPipeError:  # who was reading has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
-    except OSError as error:
-        _fail(f"{error.filename or 'The system'}: {os_reason(error) or error}")
-    except typer.Exit:
-        raise
-    except Exception as error:  # what nobody foresaw must still read as a message
-        if os.environ.get("MOBILECLIP_KERAS_TRACEBACK"):
-            raise
-        _fail(
-            f"Unexpected {type(error).__name__}: {error}\n"
-            "This is a mistake in mobileclip-keras. MOBILECLIP_KERAS_TRACEBACK=1 shows where."
-        )
-
-
-def _fail(message: str, status: int = 1) -> None:
-    errors.print("Error: ", style="bold red", end="")
-    errors.print(message, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(status)
-
-
-def say(sentence: str) -> None:
-    """A sentence on standard output as it is: names in it may be long, and may look like the library's markup."""
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_json(content: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
-
-
-@app.command()
-def convert(
-    src: Annotated[str, typer.Option(help='A checkpoint file, a Hub repository, or "synthetic".')],
-    variant: Annotated[str | None, typer.Option(help="s0, s2, b, 2-s4 ...; detected where left out.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    form: Annotated[str, typer.Option(help="both, inference or train.")] = "both",
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16, or keep for the file's own.")] = "float32",
-    verify: Annotated[bool, typer.Option(help="Compare with PyTorch before anything is written.")] = True,
-    like_open_clip: Annotated[
-        bool,
-        typer.Option("--like-open-clip", help="Compute ViT-B/16 as open_clip does, not as it was trained."),
-    ] = False,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Convert a PyTorch checkpoint into a folder that Keras loads."""
-    with plain_errors():
-        from ...keras_models.registry import get_variant
-        from ..checkpoints.source import resolved, variant_of
-
-        if variant is not None:
-            get_variant(variant)
-        variant = variant or variant_of(src)
-        quiet = errors if as_json else console
-        with resolved(src, variant) as source:
-            done = _run_convert(
-                quiet,
-                source,
-                out,
-                variant=variant,
-                form=form,
-                dtype=dtype,
-                verify=verify,
-                force=force,
-                like_open_clip=like_open_clip,
-            )
-        if as_json:
-            print_json(_facts(done))
-        else:
-            _say(done)
-
-
-def _run_convert(quiet: Console, source: Path, out: Path | None, **options: Any) -> "Conversion":
-    from ...verify.report import render
-    from ..conversion.convert import convert as convert_checkpoint
-    from .progress import bars
-
-    def report(verification: "Verification") -> None:
-        quiet.print(render(verification))
-
-    return convert_checkpoint(source, out, progress=bars(quiet), report=report, **options)
-
-
-def _facts(done: "Conversion") -> dict[str, Any]:
-    return {
-        "folder": str(done.folder),
-        "variant": done.variant.name,
-        "layout": done.format.layout,
-        "source_form": done.format.form,
-        "forms": list(done.forms),
-        "dtype": done.dtype,
-        "notes": list(done.notes),
-        "verified": done.verification is not None and done.verification.passed,
-    }
-
-
-def _say(done: "Conversion") -> None:
-    for note in done.notes:
-        say(f"Note: {note}.")
-    state = "verified" if done.verification else "not verified"
-    say(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
-
-
-@app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="A checkpoint file.")], as_json: Json = False) -> None:
-    """Say what a checkpoint is: layout, form, variant, dtype, size, and what is odd about it."""
-    with plain_errors():
-        from ..checkpoints.inspection import inspect_checkpoint
-
-        facts = inspect_checkpoint(file)
-        if as_json:
-            print_json(facts)
-            return
-        table = Table(show_header=False, title=escape(str(file)), title_justify="left")
-        for name, value in facts.items():
-            table.add_row(name, escape("\n".join(map(str, value)) if isinstance(value, list) else str(value)))
-        console.print(table)
-
-
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="A converted folder.")],
-    src: Annotated[str, typer.Option(help="The checkpoint that it was converted from.")],
-    as_json: Json = False,
-) -> None:
-    """Compare a converted folder with PyTorch, and write the outcome into it."""
-    with plain_errors():
-        from ...keras_models.store.file_names import CONVERSION_FILE
-        from ...verify.report import render
-        from ..checkpoints.source import resolved
-        from ..conversion.verifying import verify_folder
-        from ..hub.records import read_record
-        from .progress import bars
-
-        quiet = errors if as_json else console
-        with resolved(src, read_record(folder, CONVERSION_FILE)["variant"]) as source:
-            verification = verify_folder(folder, source, bars(quiet))
-        if as_json:
-            print_json(verification.to_json())
-        else:
-            console.print(render(verification))
-        if not verification.passed:
-            raise typer.Exit(1)
-
-
-@app.command("to-torch")
-def to_torch(
-    folder: Annotated[Path, typer.Argument(help="A converted folder, or a .keras file.")],
-    out: Annotated[Path, typer.Option(help="The file to write: .pt, .pth, .bin or .safetensors.")],
-    layout: Annotated[str, typer.Option(help="apple, open_clip or timm (the image tower alone).")] = "open_clip",
-    force: Force = False,
-) -> None:
-    """Write the train form as a PyTorch checkpoint."""
-    with plain_errors():
-        from ..conversion.to_torch import to_torch as write_checkpoint
-        from .progress import bars
-
-        with bars(console)(f"Writing {out.name}") as advance:
-            count = write_checkpoint(folder, layout, out, force=force, progress=advance)
-        say(f"Wrote {count} tensors in the {layout} layout to {out}.")
-
-
-# Commands that use converted models; they need what stands above.
-from . import publish as cli_publish  # noqa: E402, F401
+for command in (
+    convert.convert,
+    convert.inspect,
+    convert.verify,
+    convert.to_torch,
+    use.classify,
+    use.embed,
+    use.search,
+    publish.publish,
+):
+    app.command()(command)
 
 
 def _prepare() -> None:
     """Sets the process up for a command."""
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a mark that an output's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # a character that the output's encoding lacks must not end it
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
 def _terminated(*_: Any) -> None:
-    """Lets a task that is told to end clean up behind itself."""
+    """Ends the process by an exception, so that unfinished files are removed."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -236,5 +50,5 @@ def convert_main() -> None:
     """Runs `convert`, which is `mobileclip-keras convert`."""
     _prepare()
     single = typer.Typer(pretty_exceptions_enable=False)
-    single.command()(convert)
+    single.command()(convert.convert)
     single()

@@ -1,30 +1,17 @@
-"""Showing how far a long task has come."""
+"""Progress bars on a terminal."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-
-class Progress(Protocol):
-    """Shows steps of a task."""
-
-    def __call__(self, step: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
-        """Begins a step of `total` units (None where unknown); what it yields reports units done."""
-        ...
-
-
-@contextmanager
-def silent(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Shows nothing."""
-    yield lambda _: None
+from ..conversion.progress import Progress
 
 
 def bars(console: Console) -> Progress:
-    """Progress bars on a terminal; finished steps stay with the time that they took."""
+    """Progress bars, one a step. A finished step stays in sight with the time that it took."""
 
     @contextmanager
     def show(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .app import Json, app, console, plain_errors, print_json, say
+from .terminal import Json, console, plain_errors, print_json, say
 
 
-@app.command()
 def publish(
     folder: Annotated[Path, typer.Argument(help="A converted folder whose verification passed.")],
     repo: Annotated[str, typer.Option(help="user/name on the Hub; made where there is none.")],

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...keras_models.errors import MobileClipError
-from .app import Force, Json, app, console, errors, plain_errors, print_json, say
 from .progress import bars
+from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,6 @@ class LinesError(MobileClipError):
     """Labels or texts that were to be read from the command line or a file."""
 
 
-@app.command()
 def classify(
     images: Images,
     labels: Annotated[str | None, typer.Option(help='Between commas: "a dog,a cat".')] = None,
@@ -84,7 +83,6 @@ def classify(
         _finish(batches, len(results), as_json)
 
 
-@app.command()
 def embed(
     images: Images,
     out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
@@ -130,7 +128,6 @@ def embed(
         _finish(batches, len(names), as_json)
 
 
-@app.command()
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in words; several make several lists.")],
     source: Annotated[Path, typer.Option("--in", help="What `embed` wrote.")],

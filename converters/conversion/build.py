@@ -9,7 +9,7 @@ from ...keras_models.registry import Variant
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.identify import CheckpointFormat
 
-# How open_clip computes every ViT-B/16, whichever code its weights were trained with.
+# open_clip computes every ViT-B/16 like this, whatever code trained the weights.
 OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
 
 
@@ -27,7 +27,7 @@ def build_model(
         checkpoint_format: what the checkpoint is.
         projection_bias: whether the image projection has a bias (see `has_projection_bias`).
         dtype: dtype policy of every layer.
-        like_open_clip: compute as open_clip does, where that differs from what the weights were trained with.
+        like_open_clip: whether ViT-B/16 computes as open_clip does, not as it was trained.
     """
     conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and checkpoint_format.image_tower == "vit_b16" else {}
     with to_be_overwritten(), no_collection():
@@ -44,9 +44,8 @@ def build_model(
 def has_projection_bias(variant: Variant, checkpoint_format: CheckpointFormat, checkpoint: Checkpoint) -> bool:
     """Whether the Keras image projection needs a bias to hold a checkpoint.
 
-    Apple's own layout has none. timm's towers always have one, which timm fills with zeros where it loads
-    weights of Apple's; variants trained without a bias are built without, so that fine-tuning does not grow
-    one.
+    Apple's own layout has none. timm's towers always have one, and timm fills it with zeros when it loads Apple's
+    weights. Such a bias is left out, so that fine-tuning does not train one.
     """
     if checkpoint_format.layout == "apple":
         return False

@@ -29,19 +29,18 @@ def converted_copy(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a converted variant, which is downloaded and converted where it is not there yet.
+    """The folder of a converted variant. The first call downloads and converts it.
 
-    The checkpoint is checked name by name and shape by shape, but what comes of it is not compared with
-    PyTorch, which need not be installed; the command `convert` does that. Both forms are kept, and the
-    checkpoint stays in the cache of the Hub's client. A second process that asks for the same variant waits
-    for the first.
+    Every name and shape of the checkpoint is checked. The result is not compared with PyTorch, which need not be
+    installed; the command `convert` compares. The copy holds both forms, and the checkpoint stays in the cache of
+    the Hub's client. If two processes ask for the same variant, the second waits for the first.
 
     Args:
         variant: a published variant.
         token: for the Hub.
         cache_dir: for converted copies and downloads alike; None for `cache_folder()` and the
             Hub client's own.
-        local_files_only: convert only a checkpoint that has been downloaded already.
+        local_files_only: whether only a checkpoint that has been downloaded already is converted.
 
     Raises:
         MissingPackageError: where the checkpoint is published as a .pt file alone, and PyTorch is missing.

@@ -17,21 +17,19 @@ from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.models.copying import copy_model
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
-from ...keras_models.store.atomic import check_target, written_whole
+from ...keras_models.store.atomic import written_whole
 from ...keras_models.store.file_names import CONVERSION_FILE, TRAIN_FOLDER
 from ...keras_models.store.weights_file import save_model
 from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
-from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
-from ..cli.progress import Progress, silent
+from ..checkpoints.identify import CheckpointFormat
 from ..hub.records import weight_hashes, write_record
 from .build import build_model, has_projection_bias
 from .mapping import load_into
+from .plan import Plan, check_choices, make_plan
+from .progress import Progress, silent
 from .verifying import check_packages, verify_against, write_verification
-
-FORM_CHOICES = ("both", "inference", "train")
-DTYPE_CHOICES = ("float32", "float16", "bfloat16", "keep")
 
 
 class VerificationError(MobileClipError):
@@ -66,18 +64,17 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint file.
 
-    A checkpoint in train form is by default written in both forms: the inference form at the top of the
-    folder, because people who load a model mostly run it and want it fast, and the train form below it,
-    because fine-tuning needs the branches and batch norms and because only it converts back. One form alone
-    halves the folder.
+    A checkpoint in train form is by default written in both forms. The inference form lies at the top of the folder:
+    it is fast, and most people only run a model. The train form lies below it: fine-tuning needs its branches and
+    batch norms, and only it converts back. One form alone halves the folder.
 
     Args:
         source: the checkpoint.
         out: the folder to write; None for <variant>-keras in the current one.
         variant: any spelling; None to detect it.
         form: "both", "inference" or "train".
-        dtype: of the weights written: "float32", "float16", "bfloat16", or "keep" for the file's own. What is
-            verified is float32, before it is rounded.
+        dtype: of the weights written: "float32", "float16", "bfloat16", or "keep" for the file's own. Half
+            precision is rounded after the verification, which compares float32.
         verify: whether to compare with PyTorch first.
         force: whether to replace a converted folder that is there.
         like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See
@@ -90,91 +87,38 @@ def convert(
             left behind.
     """
     source = Path(source)
-    if form not in FORM_CHOICES or dtype not in DTYPE_CHOICES:
-        raise MobileClipError(f"form is one of {', '.join(FORM_CHOICES)}, dtype one of {', '.join(DTYPE_CHOICES)}.")
+    check_choices(form, dtype)
     checkpoint = open_checkpoint(source)
-    checkpoint_format = identify(checkpoint.shapes)
-    found = choose_variant(checkpoint_format, variant, source)
-    target = Path(out) if out is not None else Path(f"{found.name}-keras")
-    check_target(target, force)
-    forms = _forms(form, checkpoint_format)
-    held = _held_dtype(checkpoint)
-    dtype = _dtype_to_write(dtype, held)
+    plan = make_plan(
+        source,
+        checkpoint,
+        None if out is None else Path(out),
+        variant=variant,
+        form=form,
+        dtype=dtype,
+        force=force,
+        like_open_clip=like_open_clip,
+    )
     if verify:
         _check_packages()
-    notes = [*checkpoint.notes, *_notes(checkpoint_format, held, dtype)]
     with progress(f"Reading {source.name}", checkpoint.bytes) as advance:
         digest = sha256(checkpoint.files, advance)
 
-    bias = has_projection_bias(found, checkpoint_format, checkpoint)
-    # float32 unless the file is finer and is to stay so: what is smaller is rounded when it is written.
-    # In a list, for `_folded` to take out: two whole models at once would be too much memory.
-    models = [
-        build_model(found, checkpoint_format, bias, "float64" if dtype == "float64" else "float32", like_open_clip)
-    ]
-    with progress(f"Mapping {len(checkpoint_format.rows)} tensors", len(checkpoint_format.rows)) as advance:
-        load_into(models[0], checkpoint, checkpoint_format.rows, advance)
+    # In a list, so that `_folded` can take the model out: two whole models at once would need too much memory.
+    models = [_load(plan, checkpoint, progress)]
     verification = None
     if verify:
-        verification = _verify(checkpoint, checkpoint_format, found, models[0], forms, progress, like_open_clip)
+        verification = _verify(plan, checkpoint, models[0], progress)
         report(verification)
         if not verification.passed:
             raise VerificationError(f"{source.name} was not converted: the result is not equal to PyTorch.")
-    # Memory that the file is mapped to makes room for the folded model.
+    # This frees the memory that the file is mapped to, before the model is folded.
     checkpoint.close()
 
-    with written_whole(target, force) as folder:
-        for name in sorted(forms, key=FORMS.index):
-            with progress(f"Writing the {name} form"):
-                if name != models[0].form:
-                    models.append(_folded(models, name))
-                _write_form(models[0], folder if name == forms[0] else folder / TRAIN_FOLDER, dtype)
-        conversion = {
-            "variant": found.name,
-            "source": {
-                "file": source.name,
-                "sha256": digest,
-                "layout": checkpoint_format.layout,
-                "form": checkpoint_format.form,
-                "dtype": held,
-            },
-            "weights_sha256": weight_hashes(folder),
-            "dtype": dtype,
-            "notes": notes,
-            "computes_like": "open_clip" if like_open_clip else "training",
-            "versions": {"mobileclip-keras": _own_version(), "keras": keras.__version__},
-        }
-        write_record(folder, CONVERSION_FILE, conversion)
-        ImagePreprocessor.from_variant(found.name).save_pretrained(folder)
-        if checkpoint_format.text_tower is not None:
-            Tokenizer().save_pretrained(folder)
-        write_verification(folder, verification)
-    return Conversion(target, found, checkpoint_format, forms, dtype, tuple(notes), verification)
-
-
-def _forms(form: str, checkpoint_format: CheckpointFormat) -> tuple[str, ...]:
-    """The forms to write, the default one of the folder first."""
-    if checkpoint_format.form == "train":
-        return ("inference", "train") if form == "both" else (form,)
-    if form == "train":
-        raise MobileClipError(
-            "This checkpoint was reparameterised: its branches are gone, so there is no train form to write. "
-            "Use --form inference."
-        )
-    return ("inference",)
-
-
-def _held_dtype(checkpoint: Checkpoint) -> str:
-    """The dtype of most floating-point tensors in the file."""
-    floats = [dtype for dtype in checkpoint.dtypes.values() if "float" in dtype]
-    return max(set(floats), key=floats.count, default="float32")
-
-
-def _dtype_to_write(asked: str, held: str) -> str:
-    dtype = held if asked == "keep" else asked
-    if dtype not in (*DTYPE_CHOICES, "float64"):
-        raise MobileClipError(f"The weights are {dtype}, which cannot be kept. Choose another --dtype.")
-    return dtype
+    with written_whole(plan.target, force) as folder:
+        _write_forms(plan, models, folder, progress)
+        _write_records(plan, folder, source.name, digest, verification)
+    return Conversion(plan.target, plan.variant, plan.format, plan.forms, plan.dtype, plan.notes, verification)
 
 
 def _check_packages() -> None:
@@ -184,36 +128,43 @@ def _check_packages() -> None:
         raise MissingPackageError(f"{error}. To convert without comparing, use --no-verify.") from error
 
 
-def _notes(checkpoint_format: CheckpointFormat, held: str, dtype: str) -> list[str]:
-    notes = []
-    if held != dtype:
-        notes.append(f"weights are {held} in the file and {dtype} in the folder")
-    if checkpoint_format.text_tower is None:
-        notes.append("the timm layout holds the image tower alone: there is no text tower")
-    if checkpoint_format.form != "train":
-        notes.append("the checkpoint was reparameterised already: only the inference form can be made")
-    return notes
+def _load(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> MobileClipModel:
+    """The model in the checkpoint's form, with its weights."""
+    rows = plan.format.rows
+    bias = has_projection_bias(plan.variant, plan.format, checkpoint)
+    model = build_model(plan.variant, plan.format, bias, plan.computing_dtype, plan.like_open_clip)
+    with progress(f"Mapping {len(rows)} tensors", len(rows)) as advance:
+        load_into(model, checkpoint, rows, advance)
+    return model
 
 
-def _verify(
-    checkpoint: Checkpoint,
-    checkpoint_format: CheckpointFormat,
-    variant: Variant,
-    model: MobileClipModel,
-    forms: tuple[str, ...],
-    progress: Progress,
-    like_open_clip: bool,
-) -> Verification:
+def _verify(plan: Plan, checkpoint: Checkpoint, model: MobileClipModel, progress: Progress) -> Verification:
     def make_model(form: str, dtype: str) -> MobileClipModel:
-        # Folded straight into the dtype wanted: a float64 copy of the train form would be one too many.
+        # Folded straight into the dtype asked for. A float64 copy of the train form first would cost its memory.
         same = (form, dtype) == (model.form, model.dtype)
         return model if same else reparameterize(model, form, dtype)
 
-    return verify_against(checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip)
+    return verify_against(checkpoint, plan.format, plan.variant, make_model, plan.forms, progress, plan.like_open_clip)
+
+
+def _write_forms(plan: Plan, models: list[MobileClipModel], folder: Path, progress: Progress) -> None:
+    """Writes each form in its place: the train form first, as the inference form is folded from it.
+
+    Args:
+        plan: of the conversion.
+        models: the loaded model alone. At the end, the last form written is in its place.
+        folder: to write into.
+        progress: shows steps.
+    """
+    for name in sorted(plan.forms, key=FORMS.index):
+        with progress(f"Writing the {name} form"):
+            if name != models[0].form:
+                models.append(_folded(models, name))
+            _write_form(models[0], folder if name == plan.forms[0] else folder / TRAIN_FOLDER, plan.dtype)
 
 
 def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
-    """The model taken out of a list, folded; each tower is let go of before the next is folded."""
+    """Takes the model out of a list of one, and folds it. Each tower's memory is freed before the next is folded."""
     model = models.pop()
     scale, variant = keras.ops.convert_to_numpy(model.logit_scale), model.variant
     towers = [model.image_encoder, model.text_encoder]
@@ -223,7 +174,7 @@ def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
         tower = towers.pop(0)
         folded.append(None if tower is None else fold_tower(tower, form))
         del tower
-        gc.collect()  # layers refer to each other in circles
+        gc.collect()  # layers refer to each other in circles, so only the collector frees them
     image, text = folded
     new = MobileClipModel(image, text, variant, dtype=image.dtype_policy)
     new.logit_scale.assign(scale)
@@ -231,19 +182,43 @@ def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
 
 
 def _write_form(model: MobileClipModel, place: Path, dtype: str) -> None:
-    """Saves a model as Keras' own unzipped layout."""
+    """Saves a model in Keras' own unzipped layout."""
     if dtype != model.dtype:
         model = _rounded(model, dtype)
     save_model(model, place)
 
 
 def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:
-    """A copy in half precision."""
+    """A copy in another dtype, checked for numbers that do not fit."""
     rounded = copy_model(model, dtype)
     for variable in rounded.weights:
         if not np.isfinite(keras.ops.convert_to_numpy(variable).astype(np.float32)).all():
             raise MobileClipError(f"{variable.path} holds numbers too large for {dtype}. Use --dtype float32.")
     return rounded
+
+
+def _write_records(plan: Plan, folder: Path, source_name: str, digest: str, verification: Verification | None) -> None:
+    """Writes what goes beside the weights: records, settings of preprocessing, tokenizer, model card."""
+    conversion = {
+        "variant": plan.variant.name,
+        "source": {
+            "file": source_name,
+            "sha256": digest,
+            "layout": plan.format.layout,
+            "form": plan.format.form,
+            "dtype": plan.source_dtype,
+        },
+        "weights_sha256": weight_hashes(folder),
+        "dtype": plan.dtype,
+        "notes": list(plan.notes),
+        "computes_like": "open_clip" if plan.like_open_clip else "training",
+        "versions": {"mobileclip-keras": _own_version(), "keras": keras.__version__},
+    }
+    write_record(folder, CONVERSION_FILE, conversion)
+    ImagePreprocessor.from_variant(plan.variant.name).save_pretrained(folder)
+    if plan.format.text_tower is not None:
+        Tokenizer().save_pretrained(folder)
+    write_verification(folder, verification)
 
 
 def _own_version() -> str:

@@ -71,7 +71,7 @@ def read_from(
         Arrays by the names of the layout, float32 or int64 as published.
 
     Raises:
-        MappingError: where the model has a variable that the layout has no place for and that is not zero.
+        MappingError: where the layout has no tensor for a variable that is not zero.
     """
     variables = variables_by_name(model)
     sources = {row.source: row.source_shape for row in rows if row.source != NONE}
@@ -96,7 +96,7 @@ def read_from(
 
 
 def _value_problems(row: Row, array: np.ndarray, variable: keras.Variable | None) -> list[Problem]:
-    """What keeps values from being carried over whole."""
+    """What keeps the values of one tensor from being assigned unchanged."""
     problems = []
     if row.dtype != "int64":
         if array.dtype.kind != "f":
@@ -116,7 +116,7 @@ def _value_problems(row: Row, array: np.ndarray, variable: keras.Variable | None
 
 
 def _not_finite(array: np.ndarray, variable: keras.Variable | None) -> int:
-    """How many numbers are not finite, or would not be as the variable's."""
+    """How many numbers are not finite, or would not be in the variable's dtype."""
     if variable is not None and array.dtype == np.float64 and variable.dtype != "float64":
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)

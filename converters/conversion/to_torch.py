@@ -29,7 +29,9 @@ def to_torch(
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Writes the train form of a model as a PyTorch checkpoint, bit for bit what it was converted from.
+    """Writes the train form of a model as a PyTorch checkpoint.
+
+    Every tensor of an unchanged model equals that of the checkpoint that it was converted from, bit for bit.
 
     Args:
         source: a model in train form, a converted folder that holds it, or a .keras file.
@@ -68,7 +70,7 @@ def _load_train_form(source: Path, layout: str) -> MobileClipModel:
 
 
 def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipModel, tuple[Row, ...]]:
-    """The part of a model that a layout holds, and the table of it."""
+    """The part of a model that a layout holds, and the layout's table."""
     if model.form != "train":
         raise ExportError(
             f"The model is in {model.form} form: what was folded cannot be unfolded. Give the train form."
@@ -108,11 +110,11 @@ def _write(tensors: dict[str, np.ndarray], out: Path) -> None:
         if out.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
-            # The key that PyTorch's own tools write and look for.
+            # PyTorch's own tools write this key and look for it.
             save_file(tensors, beside, metadata={"format": "pt"})
         else:
             import torch
 
-            # Python's own file: by the name alone, PyTorch does not say what is wrong with a disk.
+            # PyTorch gets an open file. If it opens the file itself, its errors do not say what is wrong with the disk.
             with open(beside, "wb") as file:
                 torch.save({key: torch.from_numpy(array) for key, array in tensors.items()}, file)

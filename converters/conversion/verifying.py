@@ -1,4 +1,4 @@
-"""Setting up the verification of a conversion: the checkpoint for PyTorch, the forms and dtypes for Keras."""
+"""Verifying a conversion: PyTorch gets the checkpoint, Keras each form in each dtype."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,6 @@ from ...verify.torch_models.requirements import require_packages
 from ...verify.verification import MakeModel, Verification, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
-from ..cli.progress import Progress
 from ..hub.records import (
     PICTURE_FILE,
     VERIFICATION_FILE,
@@ -34,10 +33,11 @@ from ..hub.records import (
 )
 from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
 from .mapping import load_into
+from .progress import Progress
 
 
 def check_packages() -> None:
-    """Finds out, before any work, whether a comparison can be made.
+    """Checks, before any work, that everything that a comparison needs is installed.
 
     Raises:
         MissingPackageError: where PyTorch, timm, open_clip or matplotlib is not installed.
@@ -106,8 +106,8 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
     like_open_clip = conversion["computes_like"] == "open_clip"
 
     def make_model(form: str, dtype: str) -> MobileClipModel:
-        # What was folded was rounded to float32 when it was written. In float64, what it was rounded from is
-        # compared, where that is so; else, what is there.
+        # Stored weights are float32. For the float64 check, fold the checkpoint again and confirm that it rounds to
+        # the stored weights. If it does not, check the stored weights themselves.
         if form != checkpoint_format.form and dtype == "float64":
             folded = _folded(checkpoint, checkpoint_format, variant, form, like_open_clip)
             if _rounds_to(folded, load_folder(folder, form=form)):
@@ -122,7 +122,7 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
 def _folded(
     checkpoint: Checkpoint, checkpoint_format: CheckpointFormat, variant: Variant, form: str, like_open_clip: bool
 ) -> MobileClipModel:
-    """What a checkpoint is folded to, in float64."""
+    """The model of a checkpoint, folded in float64."""
     model = build_model(
         variant,
         checkpoint_format,
@@ -135,16 +135,16 @@ def _folded(
 
 
 def _rounds_to(exact: MobileClipModel, stored: MobileClipModel) -> bool:
-    """Whether a float32 model holds the numbers of a float64 one, to the last bit but one.
+    """Whether a float64 model, rounded, is a float32 one, apart from the last bit of each number.
 
-    Another machine may add them up in another order, which shows in the last bit; and in more of them where little
-    is left of a sum.
+    Another machine may add numbers in another order, which changes the last bit of a sum. Where large numbers cancel,
+    it changes more bits; so a small multiple of the tensor's largest number is allowed too.
     """
-    numbers, kept = variables_by_name(exact), variables_by_name(stored)
-    if numbers.keys() != kept.keys():
+    exact_by_name, stored_by_name = variables_by_name(exact), variables_by_name(stored)
+    if exact_by_name.keys() != stored_by_name.keys():
         return False
-    for name, variable in numbers.items():
-        number, rounded = (keras.ops.convert_to_numpy(v) for v in (variable, kept[name]))
+    for name, variable in exact_by_name.items():
+        number, rounded = (keras.ops.convert_to_numpy(v) for v in (variable, stored_by_name[name]))
         tolerance = np.spacing(np.abs(rounded)) + 1e-12 * np.abs(number).max()
         if rounded.dtype != np.float32 or not (np.abs(rounded - number) <= tolerance).all():
             return False

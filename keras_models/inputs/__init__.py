@@ -1,1 +1,1 @@
-"""What models are given: pictures and texts made into arrays."""
+"""What models take: images and texts as arrays."""

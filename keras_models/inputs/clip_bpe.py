@@ -1,12 +1,11 @@
-"""CLIP's byte-pair encoding: how a text is cleaned and cut into words, and the tables that make them ids.
+"""CLIP's byte-pair encoding: how a text is cleaned and cut into words, and the tables that turn words into ids.
 
 Follows OpenAI's CLIP tokenizer as open_clip 3.3.0 runs it (`open_clip/tokenizer.py`, `SimpleTokenizer` with
 `clean="lower"`), which every MobileCLIP model was trained with.
 
-Cleaning and cutting happen here, in Python, with the same `ftfy` and `regex` packages as open_clip, and only
-whole words are handed to the `tokenizers` library. Its own regular expressions follow another edition of the
-Unicode tables and know no case-folded matches ("ſ" for "s"), so leaving the cutting to it gives other ids for
-rare characters.
+Cleaning and cutting happen here, in Python, with the same `ftfy` and `regex` packages as open_clip. The `tokenizers`
+library gets whole words only: its own regular expressions follow another edition of the Unicode tables and know no
+case-folded matches ("ſ" for "s"), so its cutting would give other ids for rare characters.
 """
 
 import html
@@ -54,8 +53,8 @@ def _word_regex() -> "regex.Pattern[str]":
 def build_pipeline(context_length: int) -> "tokenizers.Tokenizer":
     """The tokenizer as the `tokenizers` library knows it, complete, from the merges in this package.
 
-    This is what `tokenizer.json` holds. Used alone it cleans and cuts by the library's own means, which is
-    right for ordinary text; `word_encoder` takes from it what `Tokenizer` needs.
+    `tokenizer.json` holds this. Used alone, it cleans and cuts by the library's own means, which is right for ordinary
+    text. `word_encoder` takes from it what `Tokenizer` needs.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

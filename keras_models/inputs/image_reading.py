@@ -1,4 +1,4 @@
-"""Anything that holds a picture, as an upright 8-bit Pillow image."""
+"""Reading any source of an image as an upright 8-bit Pillow image."""
 
 import io
 import os
@@ -24,7 +24,7 @@ TURNS = {
     8: "ROTATE_90",
 }
 
-# An 8-bit step is 1 / 255: what lies beyond [0, 1] by less than this is some resampling's rounding.
+# Resampling may leave [0, 1] by its rounding. What leaves it by less than this is accepted; an 8-bit step is 1 / 255.
 RANGE_TOLERANCE = 1e-3
 
 
@@ -90,12 +90,12 @@ def _upright(image: "Image.Image", name: str) -> "Image.Image":
 
     try:
         image.load()
-    except Exception as error:  # as in _decode: an image opened by the caller is read only now
+    except Exception as error:  # as in _decode: Pillow reads an image that the caller opened only now
         raise ImageError(f"{name} cannot be read: {error}") from error
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: {image.width} × {image.height}.")
     orientation = _orientation(image)
-    # A copy, as the caller's image, or the open file's, is not ours to keep.
+    # A copy, because the image belongs to the caller or to the open file.
     image = image.transpose(Image.Transpose[TURNS[orientation]]) if orientation in TURNS else image.copy()
     if image.mode.startswith(("I", "F")):
         return _from_array(_wide_values(np.asarray(image), name), name)
@@ -105,7 +105,7 @@ def _upright(image: "Image.Image", name: str) -> "Image.Image":
 def _orientation(image: "Image.Image") -> object:
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # damaged EXIF data says nothing of the orientation, and the pixels are sound
+    except Exception:  # the EXIF data is damaged and gives no orientation, but the pixels are sound
         return None
 
 
@@ -142,7 +142,7 @@ def _eight_bit(array: "NDArray[Any]", name: str) -> "NDArray[np.uint8]":
     if array.dtype.kind != "f":
         raise ImageError(f"{name} is an array of {array.dtype}; give uint8, uint16, bool, or float in [0, 1].")
     values = array.astype(np.float64)
-    if not (values.min() >= -RANGE_TOLERANCE and values.max() <= 1 + RANGE_TOLERANCE):  # "not": also for NaN
+    if not (values.min() >= -RANGE_TOLERANCE and values.max() <= 1 + RANGE_TOLERANCE):  # "not": NaN is outside
         span = f"{values.min():g} to {values.max():g}"
         raise ImageError(f"{name} holds {array.dtype} values from {span}; floats must lie in [0, 1].")
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

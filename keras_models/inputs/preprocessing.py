@@ -1,4 +1,4 @@
-"""Pictures to the arrays that an image tower takes, with Pillow and NumPy alone."""
+"""From images to the arrays that an image tower takes, with Pillow and NumPy alone."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -29,15 +29,16 @@ STEPS = ("do_resize", "do_center_crop", "do_convert_rgb", "do_rescale", "do_norm
 
 
 class ImagePreprocessor(FromPretrained):
-    """Resizes the shortest side, crops the centre, and normalises: equal, bit for bit, to torchvision's
-    `Resize(image_size, interpolation)`, `CenterCrop(image_size)`, conversion to RGB, `ToTensor()` and
-    `Normalize(mean, std)`, in this order, on the upright Pillow image. It is what open_clip does, but for two
-    things: the image is turned upright first where its EXIF data says so, and 16-bit grey is scaled to 8
-    bits, not clipped.
+    """Resizes the shortest side, crops the centre, and normalises.
 
-    Colours are Pillow's `convert("RGB")`, after resizing: transparency is dropped (not laid over a
-    background), and an image with a palette is resized by its nearest pixels, as Pillow knows no other way;
-    convert it to RGB beforehand for a smoother one. Of an animation, the first frame counts.
+    The result equals torchvision's bit for bit: `Resize(image_size, interpolation)`, `CenterCrop(image_size)`,
+    conversion to RGB, `ToTensor()` and `Normalize(mean, std)`, in this order, on the upright Pillow image. open_clip
+    does the same, with two exceptions: here, an image is first turned upright if its EXIF data says so, and 16-bit
+    grey is scaled to 8 bits, not clipped.
+
+    Pillow's `convert("RGB")` makes the colours, after resizing; transparency is dropped, not laid over a background.
+    Pillow resizes an image with a palette only by nearest pixels; for a smoother result, convert it to RGB first.
+    Of an animation, only the first frame is read.
 
     Args:
         image_size: height and width of the result, in pixels.
@@ -173,7 +174,7 @@ class ImagePreprocessor(FromPretrained):
             raise ImageError(f"{name} cannot be converted to RGB: {error}") from error
 
     def _normalised(self, image: "Image.Image") -> "NDArray[np.float32]":
-        # Every step in float32, as in torchvision.
+        # Every step computes in float32, as torchvision does.
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.asarray(image).astype(np.float32) / np.float32(255) - mean) / std
 

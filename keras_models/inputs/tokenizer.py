@@ -47,7 +47,7 @@ class Tokenizer(FromPretrained):
 
     @classmethod
     def _from_variant(cls, variant: Variant) -> Self:
-        return cls()  # all have the same
+        return cls()  # the same for all variants
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:
@@ -58,7 +58,7 @@ class Tokenizer(FromPretrained):
             raise MobileClipError(f"No tokenizer in {folder}: it holds no {TOKENIZER_FILE}.")
         try:
             pipeline = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for a file that it cannot read
+        except Exception as error:  # the library raises plain Exception for a damaged file
             raise MobileClipError(f"{path} is not a readable tokenizer file: {error}") from error
         if not _is_clip(pipeline):
             raise MobileClipError(f"{path} is not the tokenizer of MobileCLIP models: its vocabulary differs.")
@@ -108,8 +108,8 @@ class Tokenizer(FromPretrained):
     def decode(self, ids: "ArrayLike") -> str | list[str]:
         """The text of token ids: one string for a row, a list for a batch.
 
-        Lower case, as the ids know no other, with a space after every word; the start token, everything from
-        the first end token on, and padding are left out.
+        The text is lower case, as ids are, with a space after every word. The start token, padding and everything from
+        the first end token on are left out.
 
         Raises:
             TypeError: `ids` are not integers.

@@ -16,6 +16,6 @@ def variables_by_name(model: Any) -> dict[str, keras.Variable]:
     for tower in ("image_encoder", "text_encoder"):
         encoder = getattr(model, tower)
         if encoder is not None:
-            # A tower may have been given another name; tables know it by what it is.
+            # The user may have named a tower otherwise; the tables have these two names.
             named |= {f"{tower}/{variable.path.split('/', 1)[1]}": variable for variable in encoder.weights}
     return named

@@ -23,7 +23,7 @@ class EmbeddingFileError(MobileClipError):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Features of images, and of texts where there are any, with what they belong to.
+    """Features of images and texts, with the paths and the texts that they belong to.
 
     In an .npz file, arrays have the names of these fields. In a .parquet file, each row has a `kind` ("image"
     or "text"), a `name` and its `features`; `model` stands in the schema's metadata.
@@ -40,7 +40,7 @@ class Embeddings:
     """Of the texts, (len(texts), embed_dim), of length 1."""
 
     def save(self, path: str | Path, force: bool = False) -> None:
-        """Writes the file beside its place, then moves it there.
+        """Writes the file whole or not at all.
 
         Args:
             path: ends in .npz or .parquet.

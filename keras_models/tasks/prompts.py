@@ -112,11 +112,11 @@ _ENDS_IN_ARTICLE = re.compile(r"(?:^|\s)(?:an?|the)\s+$", re.IGNORECASE)
 
 
 class PromptError(MobileClipError, ValueError):
-    """Labels or templates from which no prompts can be made."""
+    """No prompts can be made from these labels or templates."""
 
 
 def get_templates(templates: str | Iterable[str]) -> tuple[str, ...]:
-    """The templates that are meant.
+    """The templates that an argument names or holds.
 
     Args:
         templates: "single", "short" or "openai"; one template; or several. A template holds {} where the
@@ -160,8 +160,8 @@ def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def fill(template: str, label: str) -> str:
-    """A prompt. An article that the label brings along gives way to the template's: "a photo of a {}." and
-    "a dog" make "a photo of a dog."."""
+    """The prompt for a label. If template and label both have an article, the label's is dropped: "a photo of a {}."
+    and "a dog" make "a photo of a dog."."""
     before = template.partition(SLOT)[0]
     article = _ARTICLE.match(label)
     if article and _ENDS_IN_ARTICLE.search(before):

@@ -1,4 +1,4 @@
-"""Finding images by words, or by other images, among features computed before."""
+"""Finding images by texts or by other images, among features that were computed before."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Match(NamedTuple):
-    """What was found, and its cosine similarity to the query."""
+    """An image that was found, and its cosine similarity to the query."""
 
     name: str
     score: float
 
 
 class SearchError(MobileClipError, ValueError):
-    """Features and queries that cannot be compared."""
+    """These features and queries cannot be compared."""
 
 
 class EmbeddingIndex:
@@ -60,7 +60,7 @@ class EmbeddingIndex:
         self.tokenizer = tokenizer or Tokenizer()
 
     def search(self, queries: Any, top_k: int = 5) -> list[list[Match]]:
-        """What is most similar to each query, the most similar first.
+        """The images most similar to each query, the most similar first.
 
         Args:
             queries: a text, a list of texts, or features (queries, embed_dim) or (embed_dim,).

@@ -26,10 +26,10 @@ class Prediction(NamedTuple):
 
 
 class ZeroShotClassifier:
-    """Tells which of some labels fits an image best (arXiv 2103.00020, section 3.1).
+    """Finds the label that fits an image best (arXiv 2103.00020, section 3.1).
 
-    A class is the mean, scaled back to length 1, of the features of its prompts, one for each template. They
-    are computed once, when they are first needed, and kept.
+    Each template makes a prompt of a label. The mean of these prompts' features, scaled to length 1, stands for the
+    label. It is computed once, when it is first needed.
 
     Args:
         model: with both towers.
@@ -42,7 +42,7 @@ class ZeroShotClassifier:
         batch_size: images, or prompts, that are computed at once.
 
     Raises:
-        PromptError: for labels or templates that will not do; also a ValueError.
+        PromptError: for labels or templates that no prompts can be made of; also a ValueError.
         ValueError: where a tower is missing, or the model is of no variant and there is no preprocessor.
 
     Example:
@@ -86,7 +86,7 @@ class ZeroShotClassifier:
         return self.compare(encode(self.model, "image", images, self.batch_size))
 
     def compare(self, image_features: "NDArray[np.floating]") -> "NDArray[np.floating]":
-        """As `logits`, from features of length 1 that are there already, (batch, embed_dim)."""
+        """As `logits`, from features of length 1, (batch, embed_dim)."""
         return logit_scale(self.model) * image_features @ self.text_features.T
 
     def classify(self, images: Any, top_k: int = 5) -> list[list[Prediction]]:

@@ -8,7 +8,7 @@ import numpy as np
 from ...keras_models.errors import MissingPackageError
 from .keys import mci_to_timm, text_to_open_clip, vit_to_timm
 from .reference import Precision, TorchReference
-from .requirements import ReferenceMismatchError, require_packages
+from .requirements import ReferenceMismatchError, keep_triton_out, require_packages
 
 __all__ = ["MissingPackageError", "ReferenceMismatchError", "TorchReference", "build_reference"]
 
@@ -43,10 +43,10 @@ def build_reference(
         text_tower: mct, transformer_512, transformer_512_causal, transformer_768; None leaves it out.
         state: The file's tensors under its own names, train-time or already folded ("reparameterised").
         layout: Whose names those are. "timm" files hold an image tower alone.
-        image_norm_epsilon: The epsilon of the image tower's LayerNorms. None: that of the code which the
-            layout belongs to, so in vit_b16 Apple's 1e-5 or timm's 1e-6; elsewhere 1e-5.
-        image_stem_padding: The padding, in pixels, of vit_b16's first convolution; the other towers have no
-            such choice and pass over it. None: likewise Apple's 1 or timm's 0.
+        image_norm_epsilon: The epsilon of the image tower's LayerNorms. None takes that of the layout's own code: for
+            vit_b16 Apple's 1e-5 or timm's 1e-6; elsewhere 1e-5.
+        image_stem_padding: The padding, in pixels, of vit_b16's first convolution; other towers ignore it. None takes
+            that of the layout's own code: Apple's 1 or timm's 0.
         dtype: The precision to compute in.
 
     Raises:
@@ -55,6 +55,7 @@ def build_reference(
         ValueError: for a tower or layout that does not exist.
     """
     require_packages()
+    keep_triton_out()
     from .towers import build_image_tower, build_text_tower
 
     if layout not in _PREFIXES:
@@ -86,6 +87,6 @@ def _divide(
             log_scale = float(np.asarray(array, np.float64).reshape(()))
         elif text_prefix is not None and name.startswith(text_prefix):
             text[name.removeprefix(text_prefix)] = array
-        else:  # a name with neither prefix stays whole, and is refused as unexpected
+        else:  # a name with neither prefix stays as it is, and loading refuses it
             image[name.removeprefix(image_prefix)] = array
     return image, text, log_scale

@@ -1,14 +1,14 @@
 """From Apple's tensor names to those of timm (image towers) and of open_clip (text towers).
 
-Names without a rule pass unchanged, so that the strict loading which follows reports them. The convolutional
-image towers are numbered alike: only mci0, mci1 and mci2, of four stages each, exist in Apple's layout.
+A name without a rule stays unchanged, and the strict loading that follows reports it. One numbering serves every
+convolutional image tower: Apple's layout has only mci0, mci1 and mci2, which have four stages each.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-# Apple keeps the stages and what lies between them in one flat list, `network`.
+# Apple keeps stages, downsamplings and positional encodings in one flat list, `network`.
 _MCI_ROOTS = {
     "patch_embed": "stem",
     "network.0": "stages.0.blocks",

@@ -2,7 +2,7 @@
 
 A RepMixer block, four pre-norm transformer layers, a RepMixer block (MobileCLIP, arXiv 2311.17049, section 4;
 Apple's `mobileclip/text_encoder.py`). Modules carry the names of Apple's checkpoint, so that its text tensors
-load strictly. Imports PyTorch: import it only where that is wanted.
+load strictly. This file imports PyTorch, so it is imported only where PyTorch is needed.
 """
 
 import torch
@@ -17,7 +17,7 @@ class MobileTextTower(nn.Module):
 
     Args:
         folded: Build the RepMixers as one convolution each, as reparameterised files hold them.
-        width: Channels. This and what follows is smaller in tests alone.
+        width: Channels. Only tests make this and the following numbers smaller.
         heads: Of each attention.
         layers: Transformer layers between the two RepMixer blocks.
     """

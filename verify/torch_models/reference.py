@@ -155,7 +155,7 @@ def _record(
     at_output: Mapping[str, "nn.Module"],
     inputs: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """One run over all inputs, keeping what goes into or comes out of the given modules."""
+    """Runs a tower over all inputs and keeps the inputs or outputs of the given modules."""
     import torch
 
     stages: dict[str, np.ndarray] = {}
@@ -174,7 +174,7 @@ def _record(
 
 
 def _copy(model: "nn.Module", dtype: Precision | None = None) -> "nn.Module":
-    """Copy modules but not the tensors in them, save those that need another precision."""
+    """Copies modules. Of their tensors, only those that need another precision are copied."""
     import torch
 
     def convert(tensor: "Tensor") -> "Tensor":
@@ -185,6 +185,6 @@ def _copy(model: "nn.Module", dtype: Precision | None = None) -> "nn.Module":
             return torch.nn.Parameter(converted, requires_grad=False)
         return converted
 
-    # `deepcopy` takes what stands in its memo for copied already.
+    # `deepcopy` does not copy what its memo holds.
     memo = {id(tensor): convert(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())}
     return copy.deepcopy(model, memo)

@@ -1,8 +1,8 @@
-"""The towers as PyTorch modules, loaded strictly: a parameter comes from the checkpoint, or it is an error.
+"""The towers as PyTorch modules, loaded strictly: a parameter that the checkpoint lacks is an error.
 
-Modules are built on PyTorch's meta device, where tensors have no storage: nothing is initialised in vain, and
-nothing that the checkpoint left unfilled could be computed with. Imports PyTorch: import it only where that
-is wanted.
+Modules are built on PyTorch's meta device, where tensors have no storage. So no time goes into initial values, and a
+tensor that the checkpoint did not fill cannot be computed with. This file imports PyTorch, so it is imported only
+where PyTorch is needed.
 """
 
 from collections.abc import Mapping
@@ -124,7 +124,7 @@ def _is_folded(state: Mapping[str, np.ndarray]) -> bool:
 
 
 def _load(model: nn.Module, state: Mapping[str, np.ndarray], dtype: str, title: str) -> nn.Module:
-    # An array that has the wanted type already is used where it lies; every other one is converted once.
+    # An array of the wanted type is used without a copy. Any other is converted once.
     tensors = {
         name: torch.from_numpy(np.require(array, None if array.dtype.kind in "iu" else dtype, ["C", "W"]))
         for name, array in state.items()

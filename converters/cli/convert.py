@@ -1,0 +1,143 @@
+"""The commands about checkpoints: convert, inspect, verify and to-torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .progress import bars
+from .terminal import Force, Json, console, errors, plain_errors, print_json, say
+
+if TYPE_CHECKING:
+    from ...verify.verification import Verification
+    from ..conversion.convert import Conversion
+
+# Imports stand inside the commands, so that no command waits for a framework that it does not use.
+
+
+def convert(
+    src: Annotated[str, typer.Option(help='A checkpoint file, a Hub repository, or "synthetic".')],
+    variant: Annotated[str | None, typer.Option(help="s0, s2, b, 2-s4 ...; detected where left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    form: Annotated[str, typer.Option(help="both, inference or train.")] = "both",
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16, or keep for the file's own.")] = "float32",
+    verify: Annotated[bool, typer.Option(help="Compare with PyTorch before anything is written.")] = True,
+    like_open_clip: Annotated[
+        bool,
+        typer.Option("--like-open-clip", help="Compute ViT-B/16 as open_clip does, not as it was trained."),
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a PyTorch checkpoint into a folder that Keras loads."""
+    with plain_errors():
+        from ...keras_models.registry import get_variant
+        from ..checkpoints.source import resolved, variant_of
+
+        if variant is not None:
+            get_variant(variant)
+        variant = variant or variant_of(src)
+        quiet = errors if as_json else console
+        with resolved(src, variant) as source:
+            done = _convert(
+                quiet,
+                source,
+                out,
+                variant=variant,
+                form=form,
+                dtype=dtype,
+                verify=verify,
+                force=force,
+                like_open_clip=like_open_clip,
+            )
+        if as_json:
+            print_json(_facts(done))
+        else:
+            _print_outcome(done)
+
+
+def _convert(quiet: Console, source: Path, out: Path | None, **options: Any) -> "Conversion":
+    from ...verify.report import render
+    from ..conversion.convert import convert as convert_checkpoint
+
+    def report(verification: "Verification") -> None:
+        quiet.print(render(verification))
+
+    return convert_checkpoint(source, out, progress=bars(quiet), report=report, **options)
+
+
+def _facts(done: "Conversion") -> dict[str, Any]:
+    return {
+        "folder": str(done.folder),
+        "variant": done.variant.name,
+        "layout": done.format.layout,
+        "source_form": done.format.form,
+        "forms": list(done.forms),
+        "dtype": done.dtype,
+        "notes": list(done.notes),
+        "verified": done.verification is not None and done.verification.passed,
+    }
+
+
+def _print_outcome(done: "Conversion") -> None:
+    for note in done.notes:
+        say(f"Note: {note}.")
+    state = "verified" if done.verification else "not verified"
+    say(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
+
+
+def inspect(file: Annotated[Path, typer.Argument(help="A checkpoint file.")], as_json: Json = False) -> None:
+    """Say what a checkpoint is: layout, form, variant, dtype, size, and what is odd about it."""
+    with plain_errors():
+        from ..checkpoints.inspection import inspect_checkpoint
+
+        facts = inspect_checkpoint(file)
+        if as_json:
+            print_json(facts)
+            return
+        table = Table(show_header=False, title=escape(str(file)), title_justify="left")
+        for name, value in facts.items():
+            table.add_row(name, escape("\n".join(map(str, value)) if isinstance(value, list) else str(value)))
+        console.print(table)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A converted folder.")],
+    src: Annotated[str, typer.Option(help="The checkpoint that it was converted from.")],
+    as_json: Json = False,
+) -> None:
+    """Compare a converted folder with PyTorch, and write the outcome into it."""
+    with plain_errors():
+        from ...keras_models.store.file_names import CONVERSION_FILE
+        from ...verify.report import render
+        from ..checkpoints.source import resolved
+        from ..conversion.verifying import verify_folder
+        from ..hub.records import read_record
+
+        quiet = errors if as_json else console
+        with resolved(src, read_record(folder, CONVERSION_FILE)["variant"]) as source:
+            verification = verify_folder(folder, source, bars(quiet))
+        if as_json:
+            print_json(verification.to_json())
+        else:
+            console.print(render(verification))
+        if not verification.passed:
+            raise typer.Exit(1)
+
+
+def to_torch(
+    folder: Annotated[Path, typer.Argument(help="A converted folder, or a .keras file.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .pt, .pth, .bin or .safetensors.")],
+    layout: Annotated[str, typer.Option(help="apple, open_clip or timm (the image tower alone).")] = "open_clip",
+    force: Force = False,
+) -> None:
+    """Write the train form as a PyTorch checkpoint."""
+    with plain_errors():
+        from ..conversion.to_torch import to_torch as write_checkpoint
+
+        with bars(console)(f"Writing {out.name}") as advance:
+            count = write_checkpoint(folder, layout, out, force=force, progress=advance)
+        say(f"Wrote {count} tensors in the {layout} layout to {out}.")
