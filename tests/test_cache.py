@@ -191,7 +191,7 @@ LOAD = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_without_torch_convert_a_real_checkpoint_once(tmp_path):
     variant = get_variant("2-s0")
     published = tmp_path / "published"

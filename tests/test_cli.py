@@ -205,7 +205,7 @@ def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkey
     assert done.exit_code == 1 and "Unexpected" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_folder_is_verified_again(tmp_path):
     """Also its inference form, whose numbers were rounded to float32 when they were written."""
     source, place = write(arrays(S0), tmp_path / "s0.safetensors"), tmp_path / "folder"
@@ -235,7 +235,7 @@ def test_records_that_lack_something(tmp_path, folder):
         read_record(place, "verification.json")["float32"][0]["form"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_conversion_that_computes_something_else_leaves_nothing(tmp_path, monkeypatch):
     """End to end, with a real tower, whose GELU is another one."""
     monkeypatch.setattr(branches, "gelu", lambda inputs: keras.ops.gelu(inputs, approximate=True))

@@ -277,7 +277,7 @@ def test_the_command_without_a_token(hub, folder, monkeypatch):
 # From the command to the reader of the card
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_code_on_the_card_runs_as_pasted(tmp_path):
     made = tmp_path / "converted"
     checkpoint = synthetic_checkpoint("2-s0", tmp_path)

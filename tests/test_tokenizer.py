@@ -242,14 +242,14 @@ def test_varied_texts_have_open_clips_ids(tokenizer, reference):
     assert differing(tokenizer, reference, varied_texts(4000, seed=0)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_100_000_varied_texts_have_open_clips_ids(tokenizer, reference):
     texts = varied_texts(120_000, seed=1)
     assert len(set(texts)) > 100_000
     assert differing(tokenizer, reference, texts) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_unicode_character_has_open_clips_ids(tokenizer, reference):
     assert differing(tokenizer, reference, every_character(), context_length=160) == []
 
