@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,13 @@ def small_towers() -> Iterator[None]:
             for name, config in small.items():
                 patch.setitem(known, name, config)
         yield
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hub on loopback where HF_TOKEN belongs to `user`; tests/hub/ has it."""
+    from .hub import Hub, use_hub
+
+    with Hub(tmp_path / "hub") as made:
+        use_hub(monkeypatch, made, tmp_path / "home", made.add_user("user"))
+        yield made

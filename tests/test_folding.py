@@ -186,7 +186,7 @@ def test_other_backbones_are_carried_over_whole() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.short_name)
-def test_parameters_are_as_many_as_apple_publishes(variant) -> None:
+def test_parameters_are_as_many_as_apple_publishes(variant: str) -> None:
     for tower, published in (
         (variant.image_tower, variant.image_parameters),
         (variant.text_tower, variant.text_parameters),

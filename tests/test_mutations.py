@@ -7,6 +7,7 @@ and Keras', loaded from the same one by the tables, broken.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -196,15 +197,15 @@ def test_a_dropped_row_is_refused_before_anything_is_computed(pair: tuple[str, s
 # --- Formulas ---
 
 
-def tanh_gelu(inputs):
+def tanh_gelu(inputs: Any) -> Any:
     return keras.ops.gelu(inputs, approximate=True)
 
 
-def quick_gelu(inputs):
+def quick_gelu(inputs: Any) -> Any:
     return inputs * keras.ops.sigmoid(1.702 * inputs)
 
 
-def relu(inputs):
+def relu(inputs: Any) -> Any:
     return keras.ops.relu(inputs)
 
 
@@ -222,7 +223,7 @@ def break_batch_norm_epsilon(patch: pytest.MonkeyPatch) -> dict:
 def break_mask(patch: pytest.MonkeyPatch) -> dict:
     call = attention.SelfAttention.call
 
-    def without_mask(self, inputs, **options):
+    def without_mask(self: Any, inputs: Any, **options):
         self.causal = False
         return call(self, inputs, **options)
 
@@ -234,7 +235,7 @@ def break_mask_of_the_last_block(patch: pytest.MonkeyPatch) -> dict:
     """The one position that it computes sees also what comes after."""
     call_at = attention.SelfAttention._call_at
 
-    def without_mask(self, inputs, positions):
+    def without_mask(self: Any, inputs: Any, positions: Any):
         causal, self.causal = self.causal, False
         outputs = call_at(self, inputs, positions)
         self.causal = causal
@@ -254,7 +255,7 @@ def break_order_of_branches(patch: pytest.MonkeyPatch) -> dict:
     """Every strided convolution sees one pixel further, as Keras' own "same" padding would."""
     convolve = convolution.convolve
 
-    def shifted(inputs, kernel, strides, *options):
+    def shifted(inputs: Any, kernel: Any, strides: Any, *options):
         return convolve(keras.ops.roll(inputs, 1, axis=1) if strides > 1 else inputs, kernel, strides, *options)
 
     patch.setattr(convolution, "convolve", shifted)
