@@ -1,11 +1,11 @@
 # On a fresh machine with Python 3.11, make and git:
 #   make demo    installs everything, converts a synthetic checkpoint, verifies it, loads it and classifies
-#   make test    installs everything and runs the suite on TensorFlow, JAX and PyTorch
+#   make test    installs everything and runs the suite on TensorFlow, JAX and PyTorch (15 minutes on 2 cores)
 # `make help` lists the rest.
 
 PYTHON ?= python3.11
-# Test processes, threads of each numerical library in each, threads of the one process that the large variants
-# run in, and what else pytest should be told.
+# Test processes, threads of each numerical library in each, threads of the one process that tests the large
+# variants, and what else pytest should be told.
 WORKERS ?= 2
 THREADS ?= 1
 LARGE_THREADS ?= 2
@@ -17,16 +17,19 @@ STAMP := $(VENV)/.installed
 
 QUIET_CPU = CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
 	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1
-# With what one process is done with, another begins on: no file keeps one waiting for the other.
-PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+# A file stays with one process, so that what its tests share is made once.
+PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+# Needs Keras and one backend, and neither PyTorch's models nor real sizes.
+FAST = backend and not real and not nightly and not torch
 
 .DEFAULT_GOAL := help
 # Two backends at once would want more memory than there is.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-tensorflow test-large test-jax test-torch long lint format docs bench tables clean
+.PHONY: help venv demo test test-tensorflow test-jax test-torch test-fast lint format docs bench tables clean
+.PHONY: nightly nightly-tensorflow nightly-large nightly-jax nightly-torch
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 venv: $(STAMP)  ## create .venv with everything in it
 
@@ -40,26 +43,38 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## convert a synthetic checkpoint, verify it, load it back, classify
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/demo.py
 
-test: venv test-tensorflow test-large test-jax test-torch  ## the suite, on TensorFlow, JAX and PyTorch
+test: venv test-tensorflow test-jax test-torch  ## what a commit must pass, on TensorFlow, JAX and PyTorch
 
 test-tensorflow: venv
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow and not large"
-
-# One process with every core: a large variant in float64, folded beside itself, takes 10 GiB.
-test-large: THREADS = $(LARGE_THREADS)
-test-large: WORKERS = 0
-test-large: venv
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "large and not slow"
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not nightly"
 
 # What depends on the backend.
 test-jax: venv
-	KERAS_BACKEND=jax $(PYTEST) -m "backend and not slow and not large"
+	KERAS_BACKEND=jax $(PYTEST) -m "backend and not nightly"
 
 test-torch: venv
-	KERAS_BACKEND=torch $(PYTEST) -m "backend and not slow and not large"
+	KERAS_BACKEND=torch $(PYTEST) -m "backend and not nightly"
 
-long: venv  ## what takes minutes: every Unicode character, real-size journeys
-	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+test-fast: venv  ## the fast part, on the backend that KERAS_BACKEND names
+	$(PYTEST) -m "$(FAST)"
+
+# Every variant, layout and form at its real size, on every backend; whole programs; every Unicode character.
+nightly: venv test nightly-tensorflow nightly-large nightly-jax nightly-torch  ## everything, for hours
+
+nightly-tensorflow: venv
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "nightly and not large"
+
+# One process with every core: a large variant in float64, folded beside itself, takes 10 GiB.
+nightly-large: THREADS = $(LARGE_THREADS)
+nightly-large: WORKERS = 0
+nightly-large: venv
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "nightly and large"
+
+nightly-jax: venv
+	KERAS_BACKEND=jax $(PYTEST) -m "backend and nightly and not large"
+
+nightly-torch: venv
+	KERAS_BACKEND=torch $(PYTEST) -m "backend and nightly and not large"
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,30 @@ DEFAULTS = {
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
+
+# What JAX compiled, for both workers and for the next run: compiling takes most of the time of small models.
+JAX_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+JAX_DEFAULTS = {
+    "JAX_COMPILATION_CACHE_DIR": str(JAX_CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
+}
+if os.environ["KERAS_BACKEND"] == "jax":
+    for name, value in JAX_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+# These files import PyTorch, timm, open_clip or torchvision at their top. No test of them has the marker `backend`
+# without `torch`, so an environment of one backend loses nothing that it is asked for.
+NEED_TORCH = (
+    "test_bad_files.py",
+    "test_checkpoint.py",
+    "test_cli.py",
+    "test_convert.py",
+    "test_preprocessing.py",
+    "test_to_torch.py",
+)
+collect_ignore = [] if find_spec("torch") else list(NEED_TORCH)
 
 # TensorFlow since 2.20 lends its LLVM to every library loaded after it. Triton, which torchvision, timm and
 # open_clip load by way of PyTorch, then aborts the process (tensorflow/tensorflow#124205); loaded first, it
@@ -45,10 +71,20 @@ def small_towers() -> Iterator[None]:
     """Makes the towers of small.py known by name to the tests of a file."""
     from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS
 
-    from .small import KNOWN_TEXT_TOWERS, SMALL_IMAGE_TOWERS
+    from .small import KNOWN_IMAGE_TOWERS, KNOWN_TEXT_TOWERS
 
     with pytest.MonkeyPatch.context() as patch:
-        for known, small in ((IMAGE_TOWERS, SMALL_IMAGE_TOWERS), (TEXT_TOWERS, KNOWN_TEXT_TOWERS)):
+        for known, small in ((IMAGE_TOWERS, KNOWN_IMAGE_TOWERS), (TEXT_TOWERS, KNOWN_TEXT_TOWERS)):
             for name, config in small.items():
                 patch.setitem(known, name, config)
         yield
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hub on loopback where HF_TOKEN belongs to `user`; tests/hub/ has it."""
+    from .hub import Hub, use_hub
+
+    with Hub(tmp_path / "hub") as made:
+        use_hub(monkeypatch, made, tmp_path / "home", made.add_user("user"))
+        yield made

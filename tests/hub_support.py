@@ -1,4 +1,4 @@
-"""What the tests of downloading and uploading share: a Hub on loopback, and a folder to upload."""
+"""What the tests of downloading and uploading share: a folder to upload, and programs of their own."""
 
 import os
 import subprocess
@@ -10,7 +10,6 @@ import pytest
 
 from mobileclip_keras.keras_models.errors import MobileClipError
 from mobileclip_keras.keras_models.store.hub_errors import HubError
-from tests.hub import Hub, use_hub
 
 ROOT = Path(__file__).parents[1]
 REPO = "user/model"
@@ -18,17 +17,8 @@ WEIGHTS = bytes(range(256)) * 2000
 FILES = ("README.md", "config.json", "model.weights.h5", "tokenizer/vocab.json")
 
 
-@pytest.fixture(name="hub")
-def a_hub(tmp_path, monkeypatch):
-    """A Hub where HF_TOKEN belongs to `user`."""
-    with Hub(tmp_path / "hub") as hub:
-        use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
-        yield hub
-
-
-@pytest.fixture(name="folder")
-def a_folder(tmp_path):
-    folder = tmp_path / "converted"
+def write_folder(folder: Path) -> Path:
+    """A folder with the files of FILES."""
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "README.md").write_text("---\nlicense: apple-amlr\n---\n# A model\n")
     (folder / "config.json").write_text('{"variant": "s2"}')

@@ -5,16 +5,13 @@ small_torch.py builds the same towers in PyTorch. A test file gets them known by
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from mobileclip_keras.keras_models.architectures import (
-    FastViTConfig,
-    TextConfig,
-    ViTConfig,
-)
+from mobileclip_keras.keras_models.architectures import FastViTConfig, TextConfig, ViTConfig
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
@@ -30,7 +27,7 @@ SMALL_IMAGE_TOWERS: dict[str, FastViTConfig | ViTConfig] = {
     # mci0, mci1, mci2
     "small_mci": FastViTConfig(
         depths=(1, 1, 1, 1),
-        dims=(8, 8, 16, 32),
+        dims=(8, 16, 32, 32),
         mlp_ratio=2,
         image_size=64,
         head_dim=8,
@@ -42,7 +39,7 @@ SMALL_IMAGE_TOWERS: dict[str, FastViTConfig | ViTConfig] = {
     # mci3, mci4
     "small_mci_layer": FastViTConfig(
         depths=(1, 1, 1, 1, 1),
-        dims=(8, 8, 16, 16, 32),
+        dims=(8, 8, 16, 32, 32),
         mlp_ratio=2,
         image_size=128,
         head_dim=8,
@@ -61,9 +58,13 @@ SMALL_TEXT_TOWERS: dict[str, TextConfig] = {
     "small_transformer": TextConfig(16, 2, ("transformer",) * 2, causal=False),
     "small_transformer_causal": TextConfig(16, 2, ("transformer",) * 2, causal=True),
 }
-# Of few words, so that its weights fit in the repository. saved_by_0_1_0/ names it.
-FEW_WORDS = {"small_mct_of_64_words": TextConfig(16, 2, ("repmixer", "transformer"), causal=False, vocab_size=64)}
-KNOWN_TEXT_TOWERS = SMALL_TEXT_TOWERS | FEW_WORDS
+# The two towers of saved_by_0_1_0/, smaller still, so that their weights fit in the repository.
+KNOWN_IMAGE_TOWERS = SMALL_IMAGE_TOWERS | {
+    "small_mci_narrow": replace(SMALL_IMAGE_TOWERS["small_mci"], dims=(8, 8, 16, 32)),
+}
+KNOWN_TEXT_TOWERS = SMALL_TEXT_TOWERS | {
+    "small_mct_of_64_words": TextConfig(16, 2, ("repmixer", "transformer"), causal=False, vocab_size=64),
+}
 
 
 def small_model(

@@ -3,6 +3,7 @@
 Imports PyTorch, timm and open_clip.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import timm
@@ -12,8 +13,9 @@ from timm.models.fastvit import Attention
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 
+from mobileclip_keras.keras_models.architectures import FastViTConfig, ViTConfig
 from mobileclip_keras.verify.torch_models import _divide
-from mobileclip_keras.verify.torch_models.keys import mci_to_timm
+from mobileclip_keras.verify.torch_models.keys import mci_to_timm, text_to_open_clip, vit_to_timm
 from mobileclip_keras.verify.torch_models.mct import MobileTextTower
 from mobileclip_keras.verify.torch_models.reference import TorchReference
 from mobileclip_keras.verify.torch_models.towers import _load
@@ -22,14 +24,17 @@ from .small import EMBED_DIM, SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS
 from .support import Arrays
 
 
-def small_mci() -> nn.Module:
-    config = SMALL_IMAGE_TOWERS["small_mci"]
+def mci(name: str, real: str, folded: bool = False) -> nn.Module:
+    """timm's model of a real mci tower, with the numbers of a small one."""
+    config = SMALL_IMAGE_TOWERS[name]
+    assert isinstance(config, FastViTConfig)
     model = timm.create_model(
-        "fastvit_mci0",
+        real,
         num_classes=EMBED_DIM,
         layers=config.depths,
         embed_dims=config.dims,
         mlp_ratios=(config.mlp_ratio,) * len(config.depths),
+        inference_mode=folded,
     )
     for module in model.modules():
         if isinstance(module, Attention):  # whose heads have 32 channels in every model of timm's
@@ -38,8 +43,10 @@ def small_mci() -> nn.Module:
     return model
 
 
-def small_vit() -> nn.Module:
+def small_vit(as_trained: bool) -> nn.Module:
+    """A small ViT-B/16, as Apple trained it or as timm computes it."""
     config = SMALL_IMAGE_TOWERS["small_vit"]
+    assert isinstance(config, ViTConfig)
     channels, kernels = zip(*config.stem, strict=True)
     stem = ConvStem(channels=channels, stride=kernels, kernel_size=kernels, padding=0, act_layer=nn.GELU)
     model = timm.create_model(
@@ -51,42 +58,73 @@ def small_vit() -> nn.Module:
         num_heads=config.heads,
         embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
     )
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-5
-    model.patch_embed.backbone[0].conv.padding = (1, 1)
+    if as_trained:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-5
+        model.patch_embed.backbone[0].conv.padding = (1, 1)
     return model
 
 
-def small_mct() -> nn.Module:
-    config = SMALL_TEXT_TOWERS["small_mct"]
-    return MobileTextTower(width=config.width, heads=config.heads, layers=config.blocks.count("transformer"))
-
-
-def small_transformer_causal() -> nn.Module:
-    config = SMALL_TEXT_TOWERS["small_transformer_causal"]
-    return TextTransformer(
-        width=config.width, heads=config.heads, layers=len(config.blocks), output_dim=EMBED_DIM, no_causal_mask=False
+def small_vit_clip() -> nn.Module:
+    config = SMALL_IMAGE_TOWERS["small_vit_clip"]
+    assert isinstance(config, ViTConfig)
+    return timm.create_model(
+        "vit_large_patch14_clip_224",
+        num_classes=EMBED_DIM,
+        img_size=config.image_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
     )
 
 
-BUILDERS = {builder.__name__: builder for builder in (small_mci, small_vit, small_mct, small_transformer_causal)}
+def small_mct(folded: bool = False) -> nn.Module:
+    config = SMALL_TEXT_TOWERS["small_mct"]
+    layers = config.blocks.count("transformer")
+    return MobileTextTower(width=config.width, heads=config.heads, layers=layers, folded=folded)
 
 
-def small_reference(image: str, text: str, layout: str, state: Arrays) -> TorchReference:
-    """Small towers in float64 that hold exactly the tensors of a checkpoint.
+def transformer(name: str) -> nn.Module:
+    config = SMALL_TEXT_TOWERS[name]
+    blocks = len(config.blocks)
+    causal = {"no_causal_mask": not config.causal}
+    return TextTransformer(width=config.width, heads=config.heads, layers=blocks, output_dim=EMBED_DIM, **causal)
+
+
+def image_tower(name: str, folded: bool, as_trained: bool) -> nn.Module:
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "small_mci": lambda: mci(name, "fastvit_mci0", folded),
+        "small_mci_layer": lambda: mci(name, "fastvit_mci3", folded),
+        "small_vit": lambda: small_vit(as_trained),
+        "small_vit_clip": small_vit_clip,
+    }
+    return builders[name]()
+
+
+def small_reference(
+    image: str | None, text: str | None, layout: str, state: Arrays, as_trained: bool = True
+) -> TorchReference:
+    """Small towers in float64 that hold exactly the tensors of a checkpoint, in train form or folded.
 
     Args:
-        image: "small_mci" or "small_vit".
-        text: "small_mct" or "small_transformer_causal".
-        layout: "apple" or "open_clip".
-        state: the checkpoint.
+        image: A name of SMALL_IMAGE_TOWERS, or None.
+        text: A name of SMALL_TEXT_TOWERS, or None.
+        layout: "apple", "open_clip" or "timm".
+        state: The checkpoint.
+        as_trained: Whether small_vit computes as Apple trained it, rather than as timm does.
     """
     image_state, text_state, log_scale = _divide(state, layout)
-    if layout == "apple":
-        image_state = mci_to_timm(image_state)
+    if layout == "apple" and image is not None:
+        image_state = (mci_to_timm if image.startswith("small_mci") else vit_to_timm)(image_state)
+    if layout == "apple" and text not in (None, "small_mct"):
+        text_state = text_to_open_clip(text_state)
+    folded = [any(".reparam_conv." in name for name in tensors) for tensors in (image_state, text_state)]
+    towers: list[nn.Module | None] = [None, None]
     with torch.device("cpu"):
-        towers = [BUILDERS[name]() for name in (image, text)]
-    states = (image_state, text_state)
-    loaded = [_load(tower, its, "float64", "PyTorch") for tower, its in zip(towers, states, strict=True)]
-    return TorchReference(*loaded, log_scale)
+        if image is not None:
+            towers[0] = _load(image_tower(image, folded[0], as_trained), image_state, "float64", "PyTorch")
+        if text is not None:
+            made = small_mct(folded[1]) if text == "small_mct" else transformer(text)
+            towers[1] = _load(made, text_state, "float64", "PyTorch")
+    return TorchReference(*towers, log_scale)

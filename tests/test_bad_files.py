@@ -6,6 +6,8 @@ import pickle
 import random
 import struct
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from mobileclip_keras.keras_models.errors import MobileClipError
 TENSORS = {f"layers.{i}.weight": torch.full((40, 3), float(i)) for i in range(6)} | {"logit_scale": torch.tensor(4.5)}
 
 
-def torch_bytes(content, **options) -> bytes:
+def torch_bytes(content: Any, **options) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer, **options)
     return buffer.getvalue()
@@ -80,7 +82,7 @@ BAD = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("what", BAD)
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
-def test_what_it_is_not(tmp_path, what, suffix):
+def test_what_it_is_not(tmp_path: Path, what: Any, suffix: str) -> None:
     content, match = BAD[what]
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
@@ -90,13 +92,13 @@ def test_what_it_is_not(tmp_path, what, suffix):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_program_of_torchscript(tmp_path):
+def test_a_program_of_torchscript(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(script())
     with pytest.raises(CheckpointError, match=r"is a TorchScript program. Save its state_dict"):
         open_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_dict_that_holds_itself(tmp_path):
+def test_a_dict_that_holds_itself(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(torch_bytes(holds_itself()))
     assert open_checkpoint(tmp_path / "a.pt").shapes == {"a": (3,)}
 
@@ -114,7 +116,7 @@ SAFE_BAD = {
 
 
 @pytest.mark.parametrize("what", SAFE_BAD)
-def test_what_is_no_safetensors_file(tmp_path, what):
+def test_what_is_no_safetensors_file(tmp_path: Path, what: Any) -> None:
     content, match = SAFE_BAD[what]
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
@@ -125,7 +127,7 @@ def test_what_is_no_safetensors_file(tmp_path, what):
 class Runs:
     """Unpickles by running a command."""
 
-    def __init__(self, call, *arguments):
+    def __init__(self, call: Any, *arguments):
         self.call = call, arguments
 
     def __reduce__(self):
@@ -134,7 +136,7 @@ class Runs:
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 @pytest.mark.parametrize("call", [os.system, eval, exec, os.mkdir])
-def test_nothing_in_a_file_is_run(tmp_path, form, call):
+def test_nothing_in_a_file_is_run(tmp_path: Path, form: str, call: Any) -> None:
     mark = tmp_path / "mark"
     argument = {os.system: f"touch {mark}", os.mkdir: str(mark)}.get(call, f"__import__('os').mkdir({str(mark)!r})")
     content = {"logit_scale": torch.ones(()), "other": Runs(call, argument)}
@@ -154,7 +156,7 @@ def test_nothing_in_a_file_is_run(tmp_path, form, call):
     assert mark.exists()
 
 
-def opened_and_read(path) -> dict | str:
+def opened_and_read(path: Path) -> dict | str:
     """Everything in a file, or the message."""
     try:
         checkpoint = open_checkpoint(path)
@@ -172,7 +174,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_cut_short_anywhere(tmp_path, name):
+def test_cut_short_anywhere(tmp_path: Path, name: str) -> None:
     whole = WHOLE[name]
     chance = random.Random(1)
     for length in [*range(1, 64), *(chance.randrange(64, len(whole)) for _ in range(120)), len(whole) - 1]:
@@ -180,14 +182,14 @@ def test_cut_short_anywhere(tmp_path, name):
         assert isinstance(opened_and_read(tmp_path / name), str), length
 
 
-def test_a_cut_archive_is_called_so(tmp_path):
+def test_a_cut_archive_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(WHOLE["zip.pt"][:2000])
     with pytest.raises(CheckpointError, match=r"is cut short. Download it again"):
         open_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_flipped_bits_end_in_a_message_or_in_other_numbers(tmp_path, name):
+def test_flipped_bits_end_in_a_message_or_in_other_numbers(tmp_path: Path, name: str) -> None:
     whole = WHOLE[name]
     chance = random.Random(2)
     messages = 0
@@ -200,7 +202,7 @@ def test_flipped_bits_end_in_a_message_or_in_other_numbers(tmp_path, name):
     assert messages > 20
 
 
-def test_places_that_hold_no_file(tmp_path, monkeypatch):
+def test_places_that_hold_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path, match in {
         tmp_path / "missing.pt": "There is no file",
         tmp_path: "is a folder. Give a checkpoint file",
@@ -220,7 +222,7 @@ def test_places_that_hold_no_file(tmp_path, monkeypatch):
         open_checkpoint(path)
 
 
-def test_tensors_that_numpy_has_no_type_for(tmp_path):
+def test_tensors_that_numpy_has_no_type_for(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"sparse": torch.eye(3).to_sparse(), "dense": torch.ones(2)}, path)
     checkpoint = open_checkpoint(path)

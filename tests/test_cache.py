@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -33,7 +35,7 @@ FILE = "open_clip_model.safetensors"
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub that publishes something small in place of MobileCLIP2-S0, and caches below `tmp_path`."""
     monkeypatch.setenv("MOBILECLIP_KERAS_HOME", str(tmp_path / "converted"))
     with Hub(tmp_path / "hub") as hub:
@@ -46,7 +48,7 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def conversions(monkeypatch):
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
     """The calls of a conversion that writes a small model."""
     model = small_model(form="inference", variant="mobileclip_s0")
     calls: list[tuple[Path, str]] = []
@@ -60,7 +62,7 @@ def conversions(monkeypatch):
     return calls
 
 
-def test_safetensors_are_taken_wherever_there_are_any():
+def test_safetensors_are_taken_wherever_there_are_any() -> None:
     chosen = {variant.name: best_source(variant) for variant in VARIANTS.values()}
     assert {name for name, file in chosen.items() if not file.is_safetensors} == {
         "mobileclip_s0",
@@ -74,7 +76,7 @@ def test_safetensors_are_taken_wherever_there_are_any():
     assert all(file.layout != "timm" for file in chosen.values()), "that one lacks the text tower"
 
 
-def test_where_copies_are_kept(monkeypatch, tmp_path):
+def test_where_copies_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("MOBILECLIP_KERAS_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -85,7 +87,9 @@ def test_where_copies_are_kept(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "mine"
 
 
-def test_a_variant_is_downloaded_and_converted_once(hub, conversions, tmp_path):
+def test_a_variant_is_downloaded_and_converted_once(
+    hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path
+) -> None:
     for name in ("2-s0", "apple/MobileCLIP2-S0", REPO, f"hf://{REPO}", "mobileclip2_s0"):
         assert mk.MobileClipModel.from_pretrained(name).form == "inference"
     assert [variant for _, variant in conversions] == ["mobileclip2_s0"]
@@ -96,14 +100,14 @@ def test_a_variant_is_downloaded_and_converted_once(hub, conversions, tmp_path):
     assert len(hub.requests) == asked
 
 
-def test_a_place_of_ones_own(hub, conversions, tmp_path):
+def test_a_place_of_ones_own(hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path) -> None:
     mk.MobileClipModel.from_pretrained("2-s0", cache_dir=tmp_path / "mine")
     names = {path.name for path in (tmp_path / "mine").iterdir() if not path.name.startswith(".")}
     assert names - {"CACHEDIR.TAG"} == {"mobileclip2_s0-keras", "models--timm--MobileCLIP2-S0-OpenCLIP"}
     assert not (tmp_path / "converted").exists() and not Path(constants.HF_HUB_CACHE).exists()
 
 
-def test_offline(hub, conversions, monkeypatch):
+def test_offline(hub: Hub, conversions: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = len(hub.requests)
     with pytest.raises(MobileClipError, match="not in the local cache"):
         mk.MobileClipModel.from_pretrained("2-s0", local_files_only=True)
@@ -117,7 +121,9 @@ def test_offline(hub, conversions, monkeypatch):
     assert mk.MobileClipModel.from_pretrained("2-s0").form == "inference"
 
 
-def test_a_download_cut_in_the_middle_leaves_nothing_half_made(hub, conversions, tmp_path):
+def test_a_download_cut_in_the_middle_leaves_nothing_half_made(
+    hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path
+) -> None:
     hub.fault("GET", "/lfs/", cut_after=100_000, times=math.inf)
     with pytest.raises(MobileClipError, match="broke off"):
         mk.MobileClipModel.from_pretrained("2-s0")
@@ -128,7 +134,9 @@ def test_a_download_cut_in_the_middle_leaves_nothing_half_made(hub, conversions,
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
-def test_a_conversion_that_breaks_off_leaves_nothing_half_made(hub, conversions, tmp_path, monkeypatch, failure):
+def test_a_conversion_that_breaks_off_leaves_nothing_half_made(
+    hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any
+) -> None:
     with monkeypatch.context() as broken:
 
         def fail(*_: object) -> None:
@@ -142,7 +150,9 @@ def test_a_conversion_that_breaks_off_leaves_nothing_half_made(hub, conversions,
     assert len(conversions) == 2 and hub.count("GET", "/lfs/") == 1
 
 
-def test_a_cache_that_cannot_be_written(hub, conversions, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(
+    hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOBILECLIP_KERAS_HOME", str(tmp_path / "file"))
     with pytest.raises(MobileClipError) as error:
@@ -151,7 +161,9 @@ def test_a_cache_that_cannot_be_written(hub, conversions, tmp_path, monkeypatch)
     assert "Set MOBILECLIP_KERAS_HOME or cache_dir=" in str(error.value)
 
 
-def test_a_pt_file_without_torch_is_said_plainly_before_it_is_downloaded(hub, monkeypatch):
+def test_a_pt_file_without_torch_is_said_plainly_before_it_is_downloaded(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(cache, "find_spec", lambda name: None if name == "torch" else there(name))
     asked = len(hub.requests)
@@ -191,8 +203,8 @@ LOAD = """
 """
 
 
-@pytest.mark.slow
-def test_two_processes_without_torch_convert_a_real_checkpoint_once(tmp_path):
+@pytest.mark.nightly
+def test_two_processes_without_torch_convert_a_real_checkpoint_once(tmp_path: Path) -> None:
     variant = get_variant("2-s0")
     published = tmp_path / "published"
     published.mkdir()

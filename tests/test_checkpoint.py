@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -31,7 +32,7 @@ def tensors(dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     return {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in made.items()}
 
 
-def assert_holds(checkpoint: Checkpoint, expected=ARRAYS) -> None:
+def assert_holds(checkpoint: Checkpoint, expected: Any = ARRAYS) -> None:
     assert checkpoint.shapes == {name: array.shape for name, array in expected.items()}
     for name, array in expected.items():
         read = checkpoint.read(name)
@@ -41,7 +42,7 @@ def assert_holds(checkpoint: Checkpoint, expected=ARRAYS) -> None:
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ""])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_torch_save(tmp_path, suffix, zipped):
+def test_torch_save(tmp_path: Path, suffix: str, zipped: bool) -> None:
     path = tmp_path / f"weights{suffix}"
     torch.save(tensors(), path, _use_new_zipfile_serialization=zipped)
     checkpoint = open_checkpoint(str(path))
@@ -51,19 +52,19 @@ def test_torch_save(tmp_path, suffix, zipped):
     assert sha256(checkpoint.files) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_safetensors_under_any_name(tmp_path):
+def test_safetensors_under_any_name(tmp_path: Path) -> None:
     for name in ("weights.safetensors", "weights.pt", "weights"):
         save_file(tensors(), tmp_path / name)
         assert_holds(open_checkpoint(tmp_path / name))
 
 
-def test_torch_save_under_the_name_of_safetensors(tmp_path):
+def test_torch_save_under_the_name_of_safetensors(tmp_path: Path) -> None:
     for zipped in (True, False):
         torch.save(tensors(), tmp_path / "a.safetensors", _use_new_zipfile_serialization=zipped)
         assert_holds(open_checkpoint(tmp_path / "a.safetensors"))
 
 
-def test_safetensors_need_no_pytorch(tmp_path):
+def test_safetensors_need_no_pytorch(tmp_path: Path) -> None:
     save_file({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
     code = (
@@ -83,7 +84,7 @@ def test_safetensors_need_no_pytorch(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_dtypes_are_named_and_keep_their_values(tmp_path, suffix, dtype):
+def test_dtypes_are_named_and_keep_their_values(tmp_path: Path, suffix: str, dtype: str) -> None:
     path = tmp_path / f"half{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(tensors(getattr(torch, dtype)), path)
     checkpoint = open_checkpoint(path)
@@ -98,7 +99,7 @@ def test_dtypes_are_named_and_keep_their_values(tmp_path, suffix, dtype):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_every_half_precision_number_is_read_exactly(tmp_path, suffix):
+def test_every_half_precision_number_is_read_exactly(tmp_path: Path, suffix: str) -> None:
     bits = np.arange(2**16, dtype=np.uint16)
     for dtype, small in ((torch.float16, np.float16), (torch.bfloat16, ml_dtypes.bfloat16)):
         tensor = torch.from_numpy(bits.copy()).view(dtype)
@@ -135,12 +136,12 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrappers_are_taken_off(tmp_path, wrapper):
+def test_wrappers_are_taken_off(tmp_path: Path, wrapper: Any) -> None:
     torch.save(WRAPPERS[wrapper](tensors()), tmp_path / "a.pt")
     assert_holds(open_checkpoint(tmp_path / "a.pt"))
 
 
-def test_wrappers_are_told(tmp_path):
+def test_wrappers_are_told(tmp_path: Path) -> None:
     torch.save(WRAPPERS["both"](tensors()), tmp_path / "a.pt")
     assert open_checkpoint(tmp_path / "a.pt").notes == [
         'weights under "state_dict", beside epoch',
@@ -154,7 +155,7 @@ def test_wrappers_are_told(tmp_path):
     assert open_checkpoint(tmp_path / "a.pt").notes == ["logit_scale is a vector of one number, taken as a scalar"]
 
 
-def test_a_prefix_that_not_every_name_has_stays(tmp_path):
+def test_a_prefix_that_not_every_name_has_stays(tmp_path: Path) -> None:
     """Taken off, two names would become one."""
     both = {"module.a": torch.ones(2), "a": torch.zeros(2)}
     torch.save(both, tmp_path / "a.pt")
@@ -163,12 +164,12 @@ def test_a_prefix_that_not_every_name_has_stays(tmp_path):
     assert set(open_checkpoint(tmp_path / "a.pt").shapes) == {"module.a", "a"}
 
 
-def test_names_that_are_no_texts_are_passed_over(tmp_path):
+def test_names_that_are_no_texts_are_passed_over(tmp_path: Path) -> None:
     torch.save({1: torch.ones(2), "1": torch.zeros(3)}, tmp_path / "a.pt")
     assert open_checkpoint(tmp_path / "a.pt").shapes == {"1": (3,)}
 
 
-def sharded(folder, names=("one.safetensors", "two.safetensors")):
+def sharded(folder: Path, names: Any = ("one.safetensors", "two.safetensors")) -> Any:
     made = tensors()
     order = list(made)
     save_file({name: made[name] for name in order[:2]}, folder / names[0])
@@ -179,7 +180,7 @@ def sharded(folder, names=("one.safetensors", "two.safetensors")):
     return index, weight_map
 
 
-def test_sharded_safetensors(tmp_path):
+def test_sharded_safetensors(tmp_path: Path) -> None:
     index, _ = sharded(tmp_path)
     shards = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for path in (index, tmp_path):
@@ -191,10 +192,10 @@ def test_sharded_safetensors(tmp_path):
     assert sha256(checkpoint.files) == hashlib.sha256(whole).hexdigest()
 
 
-def test_sharded_safetensors_that_do_not_fit_together(tmp_path):
+def test_sharded_safetensors_that_do_not_fit_together(tmp_path: Path) -> None:
     index, weight_map = sharded(tmp_path)
 
-    def refused(weight_map, match):
+    def refused(weight_map: Any, match: Any):
         index.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(CheckpointError, match=match):
             open_checkpoint(index)
@@ -216,7 +217,7 @@ def test_sharded_safetensors_that_do_not_fit_together(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_what_was_read_is_still_there_and_reads_the_same(tmp_path, suffix):
+def test_what_was_read_is_still_there_and_reads_the_same(tmp_path: Path, suffix: str) -> None:
     (save_file if suffix == ".safetensors" else torch.save)(tensors(), tmp_path / f"a{suffix}")
     checkpoint = open_checkpoint(tmp_path / f"a{suffix}")
     first = {name: checkpoint.read(name) for name in ARRAYS}
@@ -229,7 +230,7 @@ def test_what_was_read_is_still_there_and_reads_the_same(tmp_path, suffix):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped where")
-def test_memory_of_a_mapped_file_is_given_back(tmp_path, monkeypatch):
+def test_memory_of_a_mapped_file_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = {name: torch.arange(i, i + 2**20, dtype=torch.float32) for i, name in enumerate("abc")}
     torch.save(large, tmp_path / "a.pt")
     given = []
@@ -247,7 +248,7 @@ def test_memory_of_a_mapped_file_is_given_back(tmp_path, monkeypatch):
     assert bool((mine == 1).all())
 
 
-def test_memory_of_a_safetensors_file_is_given_back(tmp_path, monkeypatch):
+def test_memory_of_a_safetensors_file_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = {name: np.arange(i, i + 2**20, dtype=np.float32) for i, name in enumerate("abc")}
     safetensors.numpy.save_file({**large, "none": np.zeros((0, 4), np.float32)}, tmp_path / "a.safetensors")
     given = []
@@ -263,7 +264,7 @@ def test_memory_of_a_safetensors_file_is_given_back(tmp_path, monkeypatch):
     np.testing.assert_array_equal(open_checkpoint(tmp_path / "a.safetensors").read("a"), large["a"])
 
 
-def test_a_large_safetensors_file_is_not_all_in_memory(tmp_path):
+def test_a_large_safetensors_file_is_not_all_in_memory(tmp_path: Path) -> None:
     safetensors.numpy.save_file({name: np.ones(2**24, np.float32) for name in "abcdef"}, tmp_path / "a.safetensors")
     program = (
         "from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint\n"

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -36,12 +37,12 @@ def run(*arguments, status: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def image_file(tmp_path_factory):
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(arrays(TIMM), tmp_path_factory.mktemp("files") / "mobileclip2_s0.safetensors")
 
 
 @pytest.fixture(scope="module")
-def folder(image_file, tmp_path_factory):
+def folder(image_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "folder"
     text = run("convert", "--src", image_file, "--out", out, "--form", "train", "--no-verify")
     assert f"Wrote {out} (mobileclip2_s0, train form, not verified)." in text
@@ -49,7 +50,7 @@ def folder(image_file, tmp_path_factory):
     return out
 
 
-def test_help_and_usage():
+def test_help_and_usage() -> None:
     assert "to-torch" in run("--help")
     assert "--variant" in run("convert", "--help")
     for arguments in (
@@ -63,7 +64,7 @@ def test_help_and_usage():
         run(*arguments, status=2)
 
 
-def test_an_unknown_variant_lists_the_nearest_first():
+def test_an_unknown_variant_lists_the_nearest_first() -> None:
     text = run("convert", "--src", "synthetic", "--variant", "mobileclip_s9", status=1)
     assert text.startswith("Error: There is no variant 'mobileclip_s9'. The variants, nearest first: ")
     first = text.split("nearest first: ")[1].split(",")[0]
@@ -71,7 +72,7 @@ def test_an_unknown_variant_lists_the_nearest_first():
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_has_seen_enough(image_file, options):
+def test_a_reader_that_has_seen_enough(image_file: Path, options: Any) -> None:
     program = "from mobileclip_keras.converters.cli.app import main; main()"
     reader, writer = os.pipe()
     os.close(reader)
@@ -88,11 +89,11 @@ def test_a_reader_that_has_seen_enough(image_file, options):
     assert ran.returncode == 1 and "roken pipe" not in ran.stderr and "Traceback" not in ran.stderr
 
 
-def test_synthetic_needs_a_variant():
+def test_synthetic_needs_a_variant() -> None:
     assert run("convert", "--src", "synthetic", status=1) == "Error: A synthetic checkpoint needs a --variant.\n"
 
 
-def test_bad_sources_and_targets(tmp_path, image_file, folder):
+def test_bad_sources_and_targets(tmp_path: Path, image_file: Path, folder: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "is a Git LFS pointer" in run("convert", "--src", tmp_path / "a.pt", status=1)
     assert "There is no file" in run("convert", "--src", tmp_path / "b.pt", status=1)
@@ -103,7 +104,7 @@ def test_bad_sources_and_targets(tmp_path, image_file, folder):
     assert left_in(tmp_path) == {"a.pt"}
 
 
-def test_convert_as_json(tmp_path, image_file):
+def test_convert_as_json(tmp_path: Path, image_file: Path) -> None:
     arguments = [
         "convert",
         "--src",
@@ -131,7 +132,7 @@ def test_convert_as_json(tmp_path, image_file):
     assert failed.exit_code == 1 and failed.stdout == "" and "exists already" in failed.stderr
 
 
-def test_inspect(tmp_path, image_file):
+def test_inspect(tmp_path: Path, image_file: Path) -> None:
     facts = json.loads(run("inspect", image_file, "--json"))
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     size = sum(array.size for name, array in arrays(TIMM).items() if not name.endswith(statistics))
@@ -152,7 +153,7 @@ def test_inspect(tmp_path, image_file):
     assert "There is no file" in run("inspect", tmp_path / "none.pt", status=1)
 
 
-def test_names_that_look_like_markup(tmp_path):
+def test_names_that_look_like_markup(tmp_path: Path) -> None:
     """Square brackets are the terminal library's own language."""
     source, out, made = (tmp_path / "a[" / name for name in ("[red]a].pt", "out]", "made].safetensors"))
     source.parent.mkdir()
@@ -166,7 +167,7 @@ def test_names_that_look_like_markup(tmp_path):
     assert "[/x]" in run("inspect", source, status=1)
 
 
-def test_inspect_a_sharded_checkpoint(tmp_path):
+def test_inspect_a_sharded_checkpoint(tmp_path: Path) -> None:
     names = list(TIMM.shapes)
     parts = {"a.safetensors": names[:300], "b.safetensors": names[300:]}
     for file, part in parts.items():
@@ -178,7 +179,7 @@ def test_inspect_a_sharded_checkpoint(tmp_path):
     assert facts["bytes"] == sum((tmp_path / file).stat().st_size for file in parts)
 
 
-def test_to_torch(tmp_path, folder):
+def test_to_torch(tmp_path: Path, folder: Path) -> None:
     text = run("to-torch", folder, "--layout", "timm", "--out", tmp_path / "a.safetensors")
     assert f"Wrote {len(TIMM.shapes)} tensors in the timm layout" in text
     assert "exists already" in run(
@@ -191,12 +192,14 @@ def test_to_torch(tmp_path, folder):
     assert left_in(tmp_path) == {"a.safetensors"}
 
 
-def test_verify_refuses_what_was_not_converted(tmp_path, image_file):
+def test_verify_refuses_what_was_not_converted(tmp_path: Path, image_file: Path) -> None:
     text = run("verify", tmp_path, "--src", image_file, status=1)
     assert "has no conversion.json: it was not written by convert" in text
 
 
-def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkeypatch):
+def test_a_verification_that_fails_ends_with_status_1(
+    folder: Path, image_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mobileclip_keras.converters.conversion import verifying
     from mobileclip_keras.verify.verification import Verification
 
@@ -205,8 +208,8 @@ def test_a_verification_that_fails_ends_with_status_1(folder, image_file, monkey
     assert done.exit_code == 1 and "Unexpected" not in done.stderr
 
 
-@pytest.mark.slow
-def test_a_folder_is_verified_again(tmp_path):
+@pytest.mark.nightly
+def test_a_folder_is_verified_again(tmp_path: Path) -> None:
     """Also its inference form, whose numbers were rounded to float32 when they were written."""
     source, place = write(arrays(S0), tmp_path / "s0.safetensors"), tmp_path / "folder"
     run("convert", "--src", source, "--out", place, "--no-verify")
@@ -224,7 +227,7 @@ def test_a_folder_is_verified_again(tmp_path):
     assert [check["passed"] for check in failed["float64"]] == [False, True]
 
 
-def test_records_that_lack_something(tmp_path, folder):
+def test_records_that_lack_something(tmp_path: Path, folder: Path) -> None:
     place = Path(shutil.copytree(folder, tmp_path / "folder"))
     for record, missing in (({}, "variant"), ({"variant": "mobileclip2_s0"}, "dtype")):
         (place / "conversion.json").write_text(json.dumps(record))
@@ -235,8 +238,10 @@ def test_records_that_lack_something(tmp_path, folder):
         read_record(place, "verification.json")["float32"][0]["form"]
 
 
-@pytest.mark.slow
-def test_a_conversion_that_computes_something_else_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.nightly
+def test_a_conversion_that_computes_something_else_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """End to end, with a real tower, whose GELU is another one."""
     monkeypatch.setattr(branches, "gelu", lambda inputs: keras.ops.gelu(inputs, approximate=True))
     out = tmp_path / "new" / "s0"
@@ -255,7 +260,9 @@ def test_a_conversion_that_computes_something_else_leaves_nothing(tmp_path, monk
         (OSError(5, "Input/output error", "/disk"), 1, "/disk: input/output error"),
     ],
 )
-def test_what_nobody_foresaw_reads_as_a_message(monkeypatch, error, status, message):
+def test_what_nobody_foresaw_reads_as_a_message(
+    monkeypatch: pytest.MonkeyPatch, error: Any, status: int, message: str
+) -> None:
     def fail(*_):
         raise error
 
@@ -263,13 +270,13 @@ def test_what_nobody_foresaw_reads_as_a_message(monkeypatch, error, status, mess
     assert f"Error: {message}" in run("inspect", "a.pt", status=status)
 
 
-def test_developers_can_ask_for_more(monkeypatch):
+def test_developers_can_ask_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "inspect_checkpoint", lambda _: 1 / 0)
     monkeypatch.setenv("MOBILECLIP_KERAS_TRACEBACK", "1")
     assert isinstance(RUNNER.invoke(cli.app, ["inspect", "a.pt"]).exception, ZeroDivisionError)
 
 
-def test_synthetic_without_pytorch(tmp_path):
+def test_synthetic_without_pytorch(tmp_path: Path) -> None:
     """In a process of its own, through the command that is called `convert`."""
     code = (
         "import sys\n"
@@ -284,7 +291,7 @@ def test_synthetic_without_pytorch(tmp_path):
     assert left_in(tmp_path) == {"mobileclip_s0-keras"}
 
 
-def test_a_bad_file_in_a_process_of_its_own(tmp_path):
+def test_a_bad_file_in_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"<html>")
     command = [
         sys.executable,
@@ -299,7 +306,7 @@ def test_a_bad_file_in_a_process_of_its_own(tmp_path):
     assert done.stderr.startswith(f"Error: {tmp_path / 'a.pt'} is a web page") and done.stderr.count("\n") == 1
 
 
-def test_an_output_that_lacks_the_characters():
+def test_an_output_that_lacks_the_characters() -> None:
     """As on Windows, where what goes to a file has an encoding of some 200 characters."""
     code = "from mobileclip_keras.converters.cli import app, terminal; app._prepare(); terminal.console.print('✓')"
     done = python("import os, sys; sys.stdout.reconfigure(encoding='cp1252', errors='strict')\n" + code)

@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from mobileclip_keras.converters.conversion.build import build_model
 from mobileclip_keras.converters.conversion.convert import Conversion, convert
 from mobileclip_keras.converters.conversion.mapping import MappingError, load_into, read_from
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
+from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.store import weights_file
 from mobileclip_keras.keras_models.store.atomic import OutputError, written_whole
@@ -45,26 +48,26 @@ HEAVY = next(name for name, shape in TIMM.shapes.items() if shape == (512, 1024)
 
 
 @pytest.fixture(scope="module")
-def image_file(tmp_path_factory):
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest image tower."""
     return write(arrays(TIMM), tmp_path_factory.mktemp("files") / "mobileclip2_s0.safetensors")
 
 
 @pytest.fixture(scope="module")
-def s0_file(tmp_path_factory):
+def s0_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(arrays(S0), tmp_path_factory.mktemp("files") / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
-def s0(s0_file, tmp_path_factory) -> Conversion:
+def s0(s0_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     return convert(s0_file, tmp_path_factory.mktemp("out") / "new" / "folder", verify=False)
 
 
-def changed(tmp_path, **tensors):
+def changed(tmp_path: Path, **tensors) -> Any:
     return write({**arrays(TIMM), **tensors}, tmp_path / "mobileclip2_s0.pt")
 
 
-def test_a_folder_holds_what_is_needed(s0, s0_file):
+def test_a_folder_holds_what_is_needed(s0: Conversion, s0_file: Path) -> None:
     assert left_in(s0.folder) == FILES | TEXT_FILES | {"train"}
     assert left_in(s0.folder / "train") == {"config.json", "metadata.json", "model.weights.h5"}
     assert left_in(s0.folder.parent) == {"folder"}
@@ -86,7 +89,7 @@ def test_a_folder_holds_what_is_needed(s0, s0_file):
     assert "apple-amlr" in (s0.folder / "README.md").read_text()
 
 
-def test_every_tensor_arrives(s0):
+def test_every_tensor_arrives(s0: Conversion) -> None:
     model = load_folder(s0.folder, form="train")
     tensors = read_from(model, S0.rows)
     assert tensors.keys() == S0.shapes.keys()
@@ -94,13 +97,13 @@ def test_every_tensor_arrives(s0):
         assert tensors[name].tobytes() == array.tobytes(), name
 
 
-def test_keras_alone_opens_a_folder(s0):
+def test_keras_alone_opens_a_folder(s0: Conversion) -> None:
     model = keras.saving.load_model(s0.folder)
     assert model.form == "inference" and model.variant == "mobileclip_s0"
 
 
 @pytest.mark.parametrize("form", ["inference", "train"])
-def test_one_form_alone(image_file, tmp_path, form):
+def test_one_form_alone(image_file: Path, tmp_path: Path, form: str) -> None:
     done = convert(image_file, tmp_path / "out", form=form, verify=False)
     assert done.forms == (form,) and done.variant.name == "mobileclip2_s0"
     assert left_in(tmp_path / "out") == FILES  # an image tower needs no tokenizer
@@ -109,7 +112,7 @@ def test_one_form_alone(image_file, tmp_path, form):
     assert done.notes == ("the timm layout holds the image tower alone: there is no text tower",)
 
 
-def float64_model(checkpoint_format: CheckpointFormat, variant: str, tensors):
+def float64_model(checkpoint_format: CheckpointFormat, variant: str, tensors: Path) -> Any:
     checkpoint = open_checkpoint(tensors)
     found = get_variant(variant)
     model = build_model(found, checkpoint_format, checkpoint_format.layout != "apple", "float64")
@@ -117,7 +120,7 @@ def float64_model(checkpoint_format: CheckpointFormat, variant: str, tensors):
     return model
 
 
-def assert_is_folded(folder, trained) -> None:
+def assert_is_folded(folder: Path, trained: MobileClipModel) -> None:
     """The folder holds the inference form of a model, whose weights were rounded once on the way."""
     expected = variables_by_name(trained.reparameterize())
     actual = variables_by_name(load_folder(folder))
@@ -128,7 +131,9 @@ def assert_is_folded(folder, trained) -> None:
 
 
 @pytest.mark.parametrize(("checkpoint_format", "variant"), [(TIMM, "2-s0"), (S0, "s0")], ids=str)
-def test_a_folded_checkpoint_becomes_the_inference_form(tmp_path, image_file, s0_file, checkpoint_format, variant):
+def test_a_folded_checkpoint_becomes_the_inference_form(
+    tmp_path: Path, image_file: Path, s0_file: Path, checkpoint_format: CheckpointFormat, variant: str
+) -> None:
     trained = float64_model(checkpoint_format, variant, image_file if checkpoint_format is TIMM else s0_file)
     folded = replace(checkpoint_format, form="reparameterized")
     assert len(folded.rows) < len(checkpoint_format.rows)
@@ -142,7 +147,7 @@ def test_a_folded_checkpoint_becomes_the_inference_form(tmp_path, image_file, s0
     assert left_in(tmp_path) == {path.name, "out"}
 
 
-def test_what_timm_folded_becomes_the_inference_form(tmp_path, image_file):
+def test_what_timm_folded_becomes_the_inference_form(tmp_path: Path, image_file: Path) -> None:
     import timm
     from timm.utils import reparameterize_model
 
@@ -158,7 +163,7 @@ def test_what_timm_folded_becomes_the_inference_form(tmp_path, image_file):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_dtypes_of_files_and_folders(tmp_path, dtype):
+def test_dtypes_of_files_and_folders(tmp_path: Path, dtype: str) -> None:
     half = {
         name: torch.from_numpy(np.array(array)).to(getattr(torch, dtype) if array.dtype.kind == "f" else torch.int64)
         for name, array in arrays(TIMM).items()
@@ -179,7 +184,7 @@ def test_dtypes_of_files_and_folders(tmp_path, dtype):
             np.testing.assert_array_equal(tensors[name], expected, err_msg=name)
 
 
-def test_numbers_that_half_precision_has_not(tmp_path):
+def test_numbers_that_half_precision_has_not(tmp_path: Path) -> None:
     array = np.array(arrays(TIMM)[HEAVY])
     array[3, 5] = 1e6
     with pytest.raises(MobileClipError, match=r"projection/kernel holds numbers too large for float16"):
@@ -187,7 +192,7 @@ def test_numbers_that_half_precision_has_not(tmp_path):
     assert left_in(tmp_path) == {"mobileclip2_s0.pt"}
 
 
-def test_values_that_cannot_be_used_are_told_all_at_once(tmp_path):
+def test_values_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> None:
     names = [name for name, shape in TIMM.shapes.items() if len(shape) == 4]
     counters = [name for name in TIMM.shapes if name.endswith("num_batches_tracked")]
     values = ((np.nan, "f4"), (-np.inf, "f4"), (1e300, "f8"), (7, "i4"), (7, "c8"))
@@ -208,24 +213,24 @@ def test_values_that_cannot_be_used_are_told_all_at_once(tmp_path):
     assert left_in(tmp_path) == {path.name}
 
 
-def test_a_variant_that_it_is_not(s0_file, tmp_path):
+def test_a_variant_that_it_is_not(s0_file: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongVariantError, match="is mobileclip_s0 in the apple layout, not mobileclip_s2"):
         convert(s0_file, tmp_path / "out", variant="s2")
     assert left_in(tmp_path) == set()
 
 
 @pytest.mark.parametrize("options", [{"form": "folded"}, {"dtype": "int8"}])
-def test_options_that_there_are_not(image_file, tmp_path, options):
+def test_options_that_there_are_not(image_file: Path, tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(MobileClipError, match="form is one of both, inference, train, dtype one of float32"):
         convert(image_file, tmp_path / "out", **options)
 
 
-def refused(source, target, match, **options) -> None:
+def refused(source: Path, target: Path, match: str, **options) -> None:
     with pytest.raises(OutputError, match=match):
         convert(source, target, verify=False, **options)
 
 
-def test_targets_that_are_left_alone(image_file, tmp_path, monkeypatch):
+def test_targets_that_are_left_alone(image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_, **__):
         raise AssertionError("the target is looked at before any work")
 
@@ -249,7 +254,9 @@ def test_targets_that_are_left_alone(image_file, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "mine" and left_in(tmp_path / "folder") == {"config.json"}
 
 
-def test_force_replaces_a_converted_folder_and_nothing_before_it_is_whole(image_file, tmp_path, monkeypatch):
+def test_force_replaces_a_converted_folder_and_nothing_before_it_is_whole(
+    image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out"
     convert(image_file, target, form="inference", verify=False)
     (target / "extra").write_text("old")
@@ -267,13 +274,15 @@ def test_force_replaces_a_converted_folder_and_nothing_before_it_is_whole(image_
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
-def test_a_folder_being_replaced_comes_back(tmp_path, monkeypatch, error):
+def test_a_folder_being_replaced_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "conversion.json").write_text("{}")
     rename, calls = type(target).rename, []
 
-    def interrupted(self, to):
+    def interrupted(self: Any, to: Any):
         calls.append(to)
         if len(calls) == 2:
             raise error()
@@ -285,7 +294,7 @@ def test_a_folder_being_replaced_comes_back(tmp_path, monkeypatch, error):
     assert left_in(tmp_path) == {"out"} and left_in(target) == {"conversion.json"}
 
 
-def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
+def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with (
         pytest.raises(OutputError, match="out exists already"),
@@ -297,7 +306,9 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert left_in(tmp_path) == {"out"} and left_in(target) == {"mine"}
 
 
-def test_a_disk_without_room_is_told_before_weights_are_written(image_file, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_told_before_weights_are_written(
+    image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """HDF5 ends the process where it finds out by itself."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000_000))
     monkeypatch.setattr(weights_file, "_Store", None)
@@ -316,7 +327,7 @@ main()
 """
 
 
-def test_a_disk_that_fills_up(image_file, tmp_path):
+def test_a_disk_that_fills_up(image_file: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: HDF5 itself meets it in the middle of the weights."""
 
     def limit():
@@ -331,7 +342,7 @@ def test_a_disk_that_fills_up(image_file, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_killed_while_writing(image_file, tmp_path, number, status):
+def test_killed_while_writing(image_file: Path, tmp_path: Path, number: int, status: int) -> None:
     """The signal comes while the weights are there, under the name of the moment."""
     pause = (
         # Where a shell runs the tests in the background, its children are born deaf to interrupts.
@@ -355,7 +366,7 @@ def test_killed_while_writing(image_file, tmp_path, number, status):
     assert left_in(tmp_path) == set()
 
 
-def test_without_pytorch(image_file, tmp_path):
+def test_without_pytorch(image_file: Path, tmp_path: Path) -> None:
     """Converting .safetensors needs none of what comparing needs; comparing says so before the work."""
     packages = ("torch", "timm", "open_clip", "matplotlib", "torchvision")
     code = (
@@ -379,7 +390,9 @@ def test_without_pytorch(image_file, tmp_path):
     assert left_in(tmp_path) == {"out"} and "model.weights.h5" in left_in(tmp_path / "out")
 
 
-def test_a_missing_picture_library_is_told_before_the_work(image_file, tmp_path, monkeypatch):
+def test_a_missing_picture_library_is_told_before_the_work(
+    image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mobileclip_keras.converters.conversion import verifying
 
     monkeypatch.setattr(verifying, "find_spec", lambda _: None)
@@ -388,6 +401,6 @@ def test_a_missing_picture_library_is_told_before_the_work(image_file, tmp_path,
         convert(image_file, tmp_path / "out")
 
 
-def test_identify_agrees_with_the_files(s0_file, image_file):
+def test_identify_agrees_with_the_files(s0_file: Path, image_file: Path) -> None:
     assert identify(open_checkpoint(s0_file).shapes) == S0
     assert identify(open_checkpoint(image_file).shapes) == TIMM

@@ -56,7 +56,9 @@ def plain_depthwise(images: np.ndarray, kernel: np.ndarray, *how: int) -> np.nda
     "kernel_size, strides, size",
     [((7, 7), 1, (8, 8)), ((7, 7), 2, (9, 12)), ((3, 3), 2, (6, 7)), ((1, 11), 1, (1, 77))],
 )
-def test_depthwise_convolution(kernel_size, strides: int, size, multiplier: int) -> None:
+def test_depthwise_convolution(
+    kernel_size: tuple[int, int], strides: int, size: tuple[int, int], multiplier: int
+) -> None:
     images = RANDOM.normal(size=(2, *size, 5))
     with float64_enabled():
         layer = Convolution(5 * multiplier, kernel_size, strides, depthwise=True, use_bias=True, dtype="float64")
@@ -75,7 +77,7 @@ def test_depthwise_convolution(kernel_size, strides: int, size, multiplier: int)
 @pytest.mark.parametrize(
     "kernel_size, strides, padding", [((3, 3), 2, 1), ((3, 3), 1, 0), ((1, 1), 1, 0), ((4, 4), 4, 1)]
 )
-def test_dense_convolution(kernel_size, strides: int, padding: int, use_bias: bool) -> None:
+def test_dense_convolution(kernel_size: tuple[int, int], strides: int, padding: int, use_bias: bool) -> None:
     images = RANDOM.normal(size=(2, 9, 11, 3))
     with float64_enabled():
         layer = Convolution(6, kernel_size, strides, padding, use_bias=use_bias, dtype="float64")

@@ -45,6 +45,8 @@ def check_folding(model: MobileClipModel, size: int) -> None:
 # --- Every tower ---
 
 
+@pytest.mark.nightly
+@pytest.mark.real
 @pytest.mark.parametrize("tower", marked(IMAGE_TOWERS, lambda tower: tower in LARGE_TOWERS))
 def test_every_image_tower_computes_the_same_when_folded(tower: str) -> None:
     with to_be_overwritten():
@@ -54,6 +56,8 @@ def test_every_image_tower_computes_the_same_when_folded(tower: str) -> None:
     check_folding(model, 128 if tower.startswith("mci") else encoder.image_size)
 
 
+@pytest.mark.nightly
+@pytest.mark.real
 @pytest.mark.parametrize("tower", TEXT_TOWERS)
 def test_every_text_tower_computes_the_same_when_folded(tower: str) -> None:
     with to_be_overwritten():
@@ -182,7 +186,7 @@ def test_other_backbones_are_carried_over_whole() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.short_name)
-def test_parameters_are_as_many_as_apple_publishes(variant) -> None:
+def test_parameters_are_as_many_as_apple_publishes(variant: str) -> None:
     for tower, published in (
         (variant.image_tower, variant.image_parameters),
         (variant.text_tower, variant.text_parameters),

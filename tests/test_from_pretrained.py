@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -20,7 +21,7 @@ from mobileclip_keras.keras_models.registry import UnknownVariantError
 from mobileclip_keras.keras_models.store import weights_file
 from mobileclip_keras.keras_models.store.folder import form_folders
 from tests.converted import write_converted
-from tests.hub import Hub, use_hub
+from tests.hub import Hub
 from tests.small import small_model
 
 pytestmark = [
@@ -40,36 +41,28 @@ def model(small_towers: None) -> mk.MobileClipModel:
 
 
 @pytest.fixture(scope="module")
-def inference(model):
+def inference(model: mk.MobileClipModel) -> mk.MobileClipModel:
     return model.reparameterize()
 
 
 @pytest.fixture(scope="module")
-def converted(model, tmp_path_factory):
+def converted(model: mk.MobileClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(model, tmp_path_factory.mktemp("made") / "converted")
 
 
 @pytest.fixture
-def folder(converted, tmp_path):
+def folder(converted: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(converted, tmp_path / "converted"))
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub where HF_TOKEN belongs to `user`."""
-    with Hub(tmp_path / "hub") as hub:
-        use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
-        yield hub
-
-
-@pytest.fixture
-def uploaded(hub, folder):
+def uploaded(hub: Hub, folder: Path) -> Hub:
     upload_folder(folder, REPO, tag="v1")
     shutil.rmtree(folder)
     return hub
 
 
-def values(model) -> list[np.ndarray]:
+def values(model: mk.MobileClipModel) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(variable) for variable in model.weights]
 
 
@@ -78,7 +71,7 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def same_weights(one, other) -> bool:
+def same_weights(one: Any, other: Any) -> bool:
     pairs = zip(values(one), values(other), strict=True)
     return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
 
@@ -92,7 +85,9 @@ def message(error: pytest.ExceptionInfo[BaseException]) -> str:
 # Folders
 
 
-def test_a_folder_gives_both_forms_bit_for_bit(model, inference, folder):
+def test_a_folder_gives_both_forms_bit_for_bit(
+    model: mk.MobileClipModel, inference: mk.MobileClipModel, folder: Path
+) -> None:
     default = mk.MobileClipModel.from_pretrained(folder)
     assert default.form == "inference"
     assert same_weights(default, keras.saving.load_model(folder))
@@ -104,7 +99,7 @@ def test_a_folder_gives_both_forms_bit_for_bit(model, inference, folder):
     )
 
 
-def test_a_folder_of_one_form_folds_what_is_asked_for(inference, folder):
+def test_a_folder_of_one_form_folds_what_is_asked_for(inference: mk.MobileClipModel, folder: Path) -> None:
     folded = mk.MobileClipModel.from_pretrained(folder / "train", form="inference")
     assert folded.form == "inference" and same_weights(folded, inference)
     shutil.rmtree(folder / "train")
@@ -113,7 +108,7 @@ def test_a_folder_of_one_form_folds_what_is_asked_for(inference, folder):
 
 
 @pytest.mark.parametrize("form", ["inference", "train"])
-def test_keras_own_way_of_loading_is_not_needed(folder, form, monkeypatch):
+def test_keras_own_way_of_loading_is_not_needed(folder: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.setattr(keras.Model, "load_weights", None)
         fast = mk.MobileClipModel.from_pretrained(folder, form=form)
@@ -122,7 +117,7 @@ def test_keras_own_way_of_loading_is_not_needed(folder, form, monkeypatch):
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_of_one_tower_nothing_else_is_read(folder, tower, monkeypatch):
+def test_of_one_tower_nothing_else_is_read(folder: Path, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = mk.MobileClipModel.from_pretrained(folder)
     read = []
     original = weights_file._read
@@ -139,7 +134,7 @@ def test_of_one_tower_nothing_else_is_read(folder, tower, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64", "mixed_float16"])
-def test_a_folder_in_another_dtype(folder, dtype, tmp_path):
+def test_a_folder_in_another_dtype(folder: Path, dtype: str, tmp_path: Path) -> None:
     model = mk.MobileClipModel.from_pretrained(folder, dtype=dtype)
     policy = keras.dtype_policies.get(dtype)
     assert model.image_encoder.compute_dtype == model.text_encoder.compute_dtype == policy.compute_dtype
@@ -149,7 +144,7 @@ def test_a_folder_in_another_dtype(folder, dtype, tmp_path):
     assert again.dtype_policy == model.dtype_policy and same_weights(again, model)
 
 
-def test_towers_of_other_names_and_makes_are_loaded_too(tmp_path):
+def test_towers_of_other_names_and_makes_are_loaded_too(tmp_path: Path) -> None:
     inputs = keras.Input((32, 32, 3))
     backbone = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="only")(inputs))
     tower = mk.MobileClipImageEncoder(backbone, 8, image_size=32, name="another")
@@ -160,7 +155,7 @@ def test_towers_of_other_names_and_makes_are_loaded_too(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "shape", "missing", "no weights", "no config"])
-def test_a_damaged_folder_is_named(folder, damage):
+def test_a_damaged_folder_is_named(folder: Path, damage: str) -> None:
     weights = folder / "model.weights.h5"
     match damage:
         case "cut":
@@ -184,7 +179,7 @@ def test_a_damaged_folder_is_named(folder, damage):
 # Saving
 
 
-def test_a_fine_tuned_model_is_saved_and_loaded(model, tmp_path):
+def test_a_fine_tuned_model_is_saved_and_loaded(model: mk.MobileClipModel, tmp_path: Path) -> None:
     model = copy_model(model)
     model.compile("adam", loss=lambda *_: 0.0)
     model.text_encoder.trainable = False
@@ -213,7 +208,9 @@ def test_a_fine_tuned_model_is_saved_and_loaded(model, tmp_path):
     assert repr(mk.ImagePreprocessor.from_pretrained(target)) == repr(own)
 
 
-def test_saving_replaces_only_models_and_only_when_told(model, folder, tmp_path):
+def test_saving_replaces_only_models_and_only_when_told(
+    model: mk.MobileClipModel, folder: Path, tmp_path: Path
+) -> None:
     before = (folder / "model.weights.h5").read_bytes()
     with pytest.raises(MobileClipError, match=r"exists already.*overwrite=True"):
         model.save_pretrained(folder)
@@ -229,7 +226,9 @@ def test_saving_replaces_only_models_and_only_when_told(model, folder, tmp_path)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_full_disk_while_saving_changes_nothing(model, folder, tmp_path, monkeypatch, there):
+def test_a_full_disk_while_saving_changes_nothing(
+    model: mk.MobileClipModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
     target = folder if there else tmp_path / "saved"
     before = stamps(tmp_path)
 
@@ -248,7 +247,7 @@ def test_a_full_disk_while_saving_changes_nothing(model, folder, tmp_path, monke
 
 
 @pytest.mark.parametrize("load", [mk.MobileClipModel, mk.ImagePreprocessor, mk.Tokenizer, mk.MobileClipTextEncoder])
-def test_names_that_mean_nothing(load, tmp_path, monkeypatch):
+def test_names_that_mean_nothing(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownVariantError) as error:
         load.from_pretrained("s22")
     assert "There is no folder 's22'" in message(error)
@@ -271,7 +270,7 @@ def test_names_that_mean_nothing(load, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["2-s3", "apple/MobileCLIP2-S3", "timm/MobileCLIP2-S3-OpenCLIP", "hf://apple/MobileCLIP2-S3"]
 )
-def test_a_variant_has_preprocessing_and_tokenizer_without_any_download(hub, name):
+def test_a_variant_has_preprocessing_and_tokenizer_without_any_download(hub: Hub, name: str) -> None:
     assert repr(mk.ImagePreprocessor.from_pretrained(name)) == repr(mk.ImagePreprocessor.from_variant("2-s3"))
     assert (mk.Tokenizer.from_pretrained(name)("a dog") == TOKENS[:1]).all()
     assert hub.requests == []
@@ -281,7 +280,9 @@ def test_a_variant_has_preprocessing_and_tokenizer_without_any_download(hub, nam
 
 
 @pytest.mark.parametrize("name", [REPO, f"hf://{REPO}"])
-def test_a_repository_is_loaded_by_the_files_it_takes(uploaded, model, inference, name):
+def test_a_repository_is_loaded_by_the_files_it_takes(
+    uploaded: Hub, model: mk.MobileClipModel, inference: mk.MobileClipModel, name: str
+) -> None:
     asked = len(uploaded.requests)
     loaded = mk.MobileClipModel.from_pretrained(name)
     assert same_weights(loaded, inference)
@@ -302,7 +303,7 @@ def test_a_repository_is_loaded_by_the_files_it_takes(uploaded, model, inference
     assert len(uploaded.requests) == asked
 
 
-def test_offline_names_what_is_not_in_the_cache(uploaded, monkeypatch, tmp_path):
+def test_offline_names_what_is_not_in_the_cache(uploaded: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mk.MobileClipModel.from_pretrained(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert mk.MobileClipModel.from_pretrained(REPO).form == "inference"
@@ -316,7 +317,9 @@ def test_offline_names_what_is_not_in_the_cache(uploaded, monkeypatch, tmp_path)
     assert len(uploaded.requests) == asked
 
 
-def test_revisions_tokens_and_places(uploaded, inference, tmp_path, monkeypatch):
+def test_revisions_tokens_and_places(
+    uploaded: Hub, inference: mk.MobileClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newer = copy_model(inference)
     newer.logit_scale.assign(3.0)
     newer.save_pretrained(tmp_path / "newer")
@@ -337,7 +340,7 @@ def test_revisions_tokens_and_places(uploaded, inference, tmp_path, monkeypatch)
         mk.ImagePreprocessor.from_pretrained(REPO, cache_dir=tmp_path / "x", token="nobody")
 
 
-def test_a_repository_of_something_else(hub, tmp_path):
+def test_a_repository_of_something_else(hub: Hub, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "clip"}')
@@ -350,7 +353,7 @@ def test_a_repository_of_something_else(hub, tmp_path):
         mk.MobileClipModel.from_pretrained("user/missing")
 
 
-def test_a_form_that_a_repository_lacks(hub, inference, folder):
+def test_a_form_that_a_repository_lacks(hub: Hub, inference: mk.MobileClipModel, folder: Path) -> None:
     upload_folder(folder / "train", "user/train")
     folded = mk.MobileClipModel.from_pretrained("user/train", form="inference")
     assert same_weights(folded, inference)
@@ -360,7 +363,7 @@ def test_a_form_that_a_repository_lacks(hub, inference, folder):
         mk.MobileClipModel.from_pretrained("user/inference", form="train")
 
 
-def test_a_download_cut_in_the_middle_leaves_nothing_half_made(uploaded):
+def test_a_download_cut_in_the_middle_leaves_nothing_half_made(uploaded: Hub) -> None:
     uploaded.fault("GET", "/lfs/", cut_after=10_000, times=math.inf)
     with pytest.raises(MobileClipError) as error:
         mk.MobileClipModel.from_pretrained(REPO)

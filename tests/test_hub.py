@@ -1,6 +1,7 @@
 """Downloading and uploading against a Hub on loopback: what arrives."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -9,16 +10,22 @@ from mobileclip_keras.converters.hub.upload import UploadResult, upload_folder
 from mobileclip_keras.keras_models.store.download import download_file, download_snapshot
 from mobileclip_keras.keras_models.store.hub_errors import HubError
 
-from .hub_support import FILES, REPO, WEIGHTS, a_folder, a_hub, files_below, message, run  # noqa: F401
+from .hub import Hub
+from .hub_support import FILES, REPO, WEIGHTS, files_below, message, run, write_folder
 
 # The client's own: it hands its upload's file to its HTTP library in a way that is going out of use.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "converted")
+
+
 # Uploading
 
 
-def test_what_is_uploaded_comes_down(hub, folder):
+def test_what_is_uploaded_comes_down(hub: Hub, folder: Path) -> None:
     result = upload_folder(folder, REPO)
     head = hub.repositories[REPO].branches["main"]
     assert result == UploadResult(f"{hub.endpoint}/{REPO}", head, FILES, ())
@@ -30,7 +37,7 @@ def test_what_is_uploaded_comes_down(hub, folder):
     assert {path.name for path in files_below(only_json)} == {"config.json", "vocab.json"}
 
 
-def test_uploading_twice_sends_nothing_the_second_time(hub, folder):
+def test_uploading_twice_sends_nothing_the_second_time(hub: Hub, folder: Path) -> None:
     first = upload_folder(folder, REPO, tag="v1")
     stored, seen = len(hub.blobs), len(hub.requests)
     again = upload_folder(folder, REPO, tag="v1")
@@ -41,7 +48,7 @@ def test_uploading_twice_sends_nothing_the_second_time(hub, folder):
 
 
 @pytest.mark.parametrize("changed", FILES)
-def test_only_what_changed_is_sent(hub, folder, changed):
+def test_only_what_changed_is_sent(hub: Hub, folder: Path, changed: Any) -> None:
     upload_folder(folder, REPO)
     content = (folder / changed).read_bytes()
     (folder / changed).write_bytes(content[:-1] + b"!")  # of the same size
@@ -53,7 +60,7 @@ def test_only_what_changed_is_sent(hub, folder, changed):
     assert hub.count("PUT") - puts == (changed == "model.weights.h5")
 
 
-def test_hidden_files_stay_here_and_other_peoples_stay_there(hub, folder):
+def test_hidden_files_stay_here_and_other_peoples_stay_there(hub: Hub, folder: Path) -> None:
     upload_folder(folder, REPO)
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("")
@@ -63,7 +70,7 @@ def test_hidden_files_stay_here_and_other_peoples_stay_there(hub, folder):
     assert set(hub.repositories[REPO].resolve("main").tree) == {*FILES, ".gitattributes"}
 
 
-def test_a_dry_run_writes_nothing(hub, folder):
+def test_a_dry_run_writes_nothing(hub: Hub, folder: Path) -> None:
     assert upload_folder(folder, REPO, tag="v1", revision="next", dry_run=True) == UploadResult(
         f"{hub.endpoint}/{REPO}", None, FILES, (), would_create=True
     )
@@ -77,7 +84,7 @@ def test_a_dry_run_writes_nothing(hub, folder):
     assert repository.branches == {"main": commit} and repository.tags == {}
 
 
-def test_a_dry_run_needs_no_token(hub, folder, monkeypatch):
+def test_a_dry_run_needs_no_token(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     planned = upload_folder(folder, REPO, tag="v1", dry_run=True)
     assert planned == UploadResult(f"{hub.endpoint}/{REPO}", None, FILES, (), would_create=True)
@@ -92,7 +99,7 @@ def test_a_dry_run_needs_no_token(hub, folder, monkeypatch):
         upload_folder(folder, REPO)
 
 
-def test_a_tag_marks_the_upload_and_never_moves(hub, folder):
+def test_a_tag_marks_the_upload_and_never_moves(hub: Hub, folder: Path) -> None:
     commit = upload_folder(folder, REPO, tag="v1").commit
     tags = hub.repositories[REPO].tags
     assert tags == {"v1": commit}
@@ -110,7 +117,7 @@ def test_a_tag_marks_the_upload_and_never_moves(hub, folder):
     assert download_file(REPO, "config.json", revision="v2").read_text() == "{}"
 
 
-def test_uploading_to_a_branch(hub, folder):
+def test_uploading_to_a_branch(hub: Hub, folder: Path) -> None:
     main = upload_folder(folder, REPO).commit
     (folder / "config.json").write_text("{}")
     result = upload_folder(folder, REPO, revision="next")
@@ -119,7 +126,7 @@ def test_uploading_to_a_branch(hub, folder):
     assert upload_folder(folder, REPO, revision="next").files_uploaded == ()
 
 
-def test_private_means_private(hub, folder):
+def test_private_means_private(hub: Hub, folder: Path) -> None:
     upload_folder(folder, REPO, private=True)
     assert hub.repositories[REPO].private
     assert upload_folder(folder, REPO, private=True).files_uploaded == ()
@@ -132,7 +139,7 @@ def test_private_means_private(hub, folder):
     assert len(hub.repositories["user/public"].commits) == 2, "refused before anything is sent"
 
 
-def test_a_commit_made_meanwhile_is_not_overwritten(hub, folder, monkeypatch):
+def test_a_commit_made_meanwhile_is_not_overwritten(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_folder(folder, REPO)
     (folder / "config.json").write_text("{}")
     repository = hub.repositories[REPO]
@@ -151,7 +158,7 @@ def test_a_commit_made_meanwhile_is_not_overwritten(hub, folder, monkeypatch):
 # Offline, and what the environment says
 
 
-def test_offline_uses_the_cache_alone(hub, folder, monkeypatch):
+def test_offline_uses_the_cache_alone(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_folder(folder, REPO)
     snapshot = download_snapshot(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -165,7 +172,9 @@ def test_offline_uses_the_cache_alone(hub, folder, monkeypatch):
     assert len(hub.requests) == seen
 
 
-def test_the_environment_counts_at_each_call(hub, folder, monkeypatch, tmp_path):
+def test_the_environment_counts_at_each_call(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "https://elsewhere.invalid")
     template = "https://elsewhere.invalid/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -174,7 +183,7 @@ def test_the_environment_counts_at_each_call(hub, folder, monkeypatch, tmp_path)
     assert download_file(REPO, "config.json", cache_dir=tmp_path / "another").is_file()
 
 
-def test_a_fresh_process_needs_only_the_environment(hub, folder, tmp_path):
+def test_a_fresh_process_needs_only_the_environment(hub: Hub, folder: Path, tmp_path: Path) -> None:
     script = """
         import sys
         from pathlib import Path

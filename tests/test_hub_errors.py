@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -12,10 +13,16 @@ from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.store.download import download_file, download_snapshot
 from mobileclip_keras.keras_models.store.hub_errors import HubError
 
-from .hub_support import FILES, REPO, ROOT, WEIGHTS, a_folder, a_hub, files_below, message, run  # noqa: F401
+from .hub import Hub
+from .hub_support import FILES, REPO, ROOT, WEIGHTS, files_below, message, run, write_folder
 
 # The client's own: it hands its upload's file to its HTTP library in a way that is going out of use.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "converted")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
         (REPO, {"local_files_only": True}, "not in the local cache"),
     ],
 )
-def test_downloads_that_cannot_be(hub, folder, repo_id, options, expected):
+def test_downloads_that_cannot_be(hub: Hub, folder: Path, repo_id: Any, options: Any, expected: Any) -> None:
     upload_folder(folder, REPO)
     hub.create("user/secret", private=True)
     hub.create("user/gated").gated = True
@@ -50,14 +57,14 @@ def test_downloads_that_cannot_be(hub, folder, repo_id, options, expected):
         assert repo_id in message(error)
 
 
-def test_a_file_that_is_not_there(hub, folder):
+def test_a_file_that_is_not_there(hub: Hub, folder: Path) -> None:
     upload_folder(folder, REPO)
     with pytest.raises(HubError) as error:
         download_file(REPO, "missing.json")
     assert "Cannot get missing.json of user/model: there is no such file at revision 'main'" in message(error)
 
 
-def test_uploads_that_cannot_be(hub, folder, tmp_path, monkeypatch):
+def test_uploads_that_cannot_be(hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(folder: Path = folder, repo_id: str = REPO, **options: str) -> str:
         with pytest.raises(HubError) as error:
             upload_folder(folder, repo_id, **options)
@@ -78,7 +85,7 @@ def test_uploads_that_cannot_be(hub, folder, tmp_path, monkeypatch):
     assert hub.repositories == {}
 
 
-def test_a_reader_cannot_upload_to_what_exists(hub, folder):
+def test_a_reader_cannot_upload_to_what_exists(hub: Hub, folder: Path) -> None:
     commit = upload_folder(folder, REPO).commit
     (folder / "model.weights.h5").write_bytes(b"other")
     with pytest.raises(HubError, match="does not allow it"):
@@ -86,7 +93,7 @@ def test_a_reader_cannot_upload_to_what_exists(hub, folder):
     assert hub.repositories[REPO].branches["main"] == commit
 
 
-def test_a_card_that_the_hub_refuses(hub, folder):
+def test_a_card_that_the_hub_refuses(hub: Hub, folder: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: appel\n---\n")
     with pytest.raises(HubError) as error:
         upload_folder(folder, REPO)
@@ -94,7 +101,7 @@ def test_a_card_that_the_hub_refuses(hub, folder):
     assert hub.count("PUT") == 0
 
 
-def test_the_hub_cannot_be_reached(hub, folder, monkeypatch):
+def test_the_hub_cannot_be_reached(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_folder(folder, REPO)
     cached = download_file(REPO, "config.json")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9/")
@@ -110,14 +117,14 @@ def test_the_hub_cannot_be_reached(hub, folder, monkeypatch):
         assert "Check the network, the proxy and HF_ENDPOINT." in message(error)
 
 
-def test_an_endpoint_that_is_no_hub(hub, monkeypatch):
+def test_an_endpoint_that_is_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.storage_endpoint)
     with pytest.raises(HubError, match=r"the Hub refused \(HTTP 404"):
         download_file(REPO, "config.json")
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_the_hub_is_down(hub, folder, status):
+def test_the_hub_is_down(hub: Hub, folder: Path, status: int) -> None:
     upload_folder(folder, REPO)
     hub.fault("GET", "/api/models", status=status, message="maintenance", times=math.inf)
     hub.fault("HEAD", "/resolve/", status=status, message="maintenance", times=math.inf)
@@ -129,7 +136,7 @@ def test_the_hub_is_down(hub, folder, status):
         download_file(REPO, "config.json")
 
 
-def test_too_many_requests(hub):
+def test_too_many_requests(hub: Hub) -> None:
     hub.fault("POST", "/api/repos/create", status=429, message="slow down")
     with pytest.raises(HubError, match=r"too many requests \(HTTP 429, slow down"):
         upload_folder(ROOT / "tests" / "hub", REPO)
@@ -138,7 +145,7 @@ def test_too_many_requests(hub):
 # Cut connections and full disks
 
 
-def test_a_connection_cut_once_is_no_trouble(hub, folder):
+def test_a_connection_cut_once_is_no_trouble(hub: Hub, folder: Path) -> None:
     hub.fault("PUT", "/lfs/", cut_after=100_000)
     upload_folder(folder, REPO)
     hub.fault("GET", "/lfs/", cut_after=100_000)
@@ -147,7 +154,7 @@ def test_a_connection_cut_once_is_no_trouble(hub, folder):
     assert all((snapshot / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
 
 
-def test_an_upload_that_is_always_cut(hub, folder):
+def test_an_upload_that_is_always_cut(hub: Hub, folder: Path) -> None:
     hub.fault("PUT", "/lfs/", cut_after=100_000, times=math.inf)
     with pytest.raises(HubError) as error:
         upload_folder(folder, REPO)
@@ -158,7 +165,7 @@ def test_an_upload_that_is_always_cut(hub, folder):
     assert upload_folder(folder, REPO).files_uploaded == FILES
 
 
-def test_a_commit_that_is_cut_is_made_by_the_next_run_without_sending_the_weights_again(hub, folder):
+def test_a_commit_that_is_cut_is_made_by_the_next_run_without_sending_the_weights_again(hub: Hub, folder: Path) -> None:
     hub.fault("POST", "/commit/", cut_after=50)
     with pytest.raises(HubError, match="broke off"):
         upload_folder(folder, REPO)
@@ -168,7 +175,7 @@ def test_a_commit_that_is_cut_is_made_by_the_next_run_without_sending_the_weight
 
 
 @pytest.mark.parametrize("get", [download_snapshot, lambda repo: download_file(repo, "model.weights.h5")])
-def test_a_download_that_is_always_cut_leaves_no_half_file(hub, folder, get):
+def test_a_download_that_is_always_cut_leaves_no_half_file(hub: Hub, folder: Path, get: Any) -> None:
     upload_folder(folder, REPO)
     hub.fault("GET", "/lfs/", cut_after=100_000, times=math.inf)
     with pytest.raises(HubError) as error:
@@ -182,7 +189,7 @@ def test_a_download_that_is_always_cut_leaves_no_half_file(hub, folder, get):
     assert download_file(REPO, "model.weights.h5", local_files_only=True).read_bytes() == WEIGHTS
 
 
-def test_the_hub_has_no_room(hub, folder):
+def test_the_hub_has_no_room(hub: Hub, folder: Path) -> None:
     hub.blobs.quota = len(WEIGHTS) // 2
     with pytest.raises(HubError) as error:
         upload_folder(folder, REPO)
@@ -192,7 +199,7 @@ def test_the_hub_has_no_room(hub, folder):
     assert upload_folder(folder, REPO).files_uploaded == FILES
 
 
-def test_a_full_disk_here(hub, folder, tmp_path):
+def test_a_full_disk_here(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """The process may write no file above 100 kB: the nearest thing to a full disk that needs no root."""
     upload_folder(folder, REPO)
     script = """
@@ -217,7 +224,9 @@ def test_a_full_disk_here(hub, folder, tmp_path):
     ("number", "expected"),
     [(errno.ENOSPC, "no space left on the disk of"), (errno.EACCES, "no permission to use")],
 )
-def test_the_cache_cannot_be_written(hub, folder, monkeypatch, tmp_path, number, expected):
+def test_the_cache_cannot_be_written(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, expected: Any
+) -> None:
     upload_folder(folder, REPO)
 
     def fail(*arguments: object, **options: object) -> None:

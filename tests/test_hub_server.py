@@ -3,7 +3,9 @@
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -26,19 +28,19 @@ CARD = b"---\nlibrary_name: keras\nlicense: apple-amlr\n---\n# A model\n"
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub(tmp_path / "hub") as hub:
         use_hub(monkeypatch, hub, tmp_path / "home")
         yield hub
 
 
 @pytest.fixture
-def api(hub):
+def api(hub: Hub) -> Any:
     return HfApi(endpoint=hub.endpoint, token=hub.add_user("user"))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """A regular file at the top, one in a folder, the card, and one file that .gitattributes sends to LFS."""
     folder = tmp_path / "folder"
     (folder / "tokenizer").mkdir(parents=True)
@@ -50,7 +52,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def published(api, folder):
+def published(api: HfApi, folder: Path) -> Path:
     """The folder, uploaded to REPO; the result is the commit."""
     api.create_repo(REPO)
     return api.upload_folder(repo_id=REPO, folder_path=folder, commit_message="first").oid
@@ -64,7 +66,7 @@ def status(error: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
     return error.value.response.status_code
 
 
-def test_creating_a_repository(hub, api):
+def test_creating_a_repository(hub: Hub, api: HfApi) -> None:
     assert api.create_repo(REPO).repo_id == REPO
     assert api.model_info(REPO).private is False
     assert api.create_repo(REPO, exist_ok=True).url == f"{hub.endpoint}/{REPO}"
@@ -82,7 +84,7 @@ def test_creating_a_repository(hub, api):
     assert set(hub.repositories) == {REPO, "user/secret"}
 
 
-def test_what_is_uploaded_comes_down_again(hub, api, folder, published, tmp_path):
+def test_what_is_uploaded_comes_down_again(hub: Hub, api: HfApi, folder: Path, published: Path, tmp_path: Path) -> None:
     assert hub.count("PUT", "/lfs/") == 1, "only the .h5 file goes through LFS"
     files = {file.path: file for file in api.list_repo_tree(REPO, recursive=True) if hasattr(file, "lfs")}
     assert set(files) == {*contents(folder), ".gitattributes"}
@@ -96,7 +98,7 @@ def test_what_is_uploaded_comes_down_again(hub, api, folder, published, tmp_path
     assert downloads and not any(seen.authorization for seen in downloads), "storage saw the token"
 
 
-def test_uploading_again_sends_nothing(hub, api, folder, published):
+def test_uploading_again_sends_nothing(hub: Hub, api: HfApi, folder: Path, published: Path) -> None:
     blobs = len(hub.blobs)
     again = api.upload_folder(repo_id=REPO, folder_path=folder)
     assert again.oid == published and len(hub.blobs) == blobs
@@ -111,7 +113,7 @@ def test_uploading_again_sends_nothing(hub, api, folder, published):
     assert {path for path in after if after[path] != before.get(path)} == {"config.json", "copy.h5"}
 
 
-def test_large_files_are_lfs_whatever_their_name(hub, api):
+def test_large_files_are_lfs_whatever_their_name(hub: Hub, api: HfApi) -> None:
     api.create_repo(REPO)
     api.upload_file(repo_id=REPO, path_in_repo="large.json", path_or_fileobj=b" " * (10 * 1024 * 1024 + 1))
     assert hub.repositories[REPO].resolve("main").tree["large.json"].lfs
@@ -127,7 +129,7 @@ def test_large_files_are_lfs_whatever_their_name(hub, api):
         (b"---\nlibrary_name: [keras]\n---\n", '"library_name" must be a string'),
     ],
 )
-def test_a_bad_card_stops_the_upload(hub, api, folder, card, message):
+def test_a_bad_card_stops_the_upload(hub: Hub, api: HfApi, folder: Path, card: Any, message: str) -> None:
     (folder / "README.md").write_bytes(card)
     api.create_repo(REPO)
     with pytest.raises(ValueError, match="Invalid metadata in README") as error:
@@ -136,14 +138,14 @@ def test_a_bad_card_stops_the_upload(hub, api, folder, card, message):
     assert hub.count("PUT") == hub.count("POST", "/commit/") == 0
 
 
-def test_a_card_without_metadata_is_warned_about(api, folder):
+def test_a_card_without_metadata_is_warned_about(api: HfApi, folder: Path) -> None:
     (folder / "README.md").write_bytes(b"# A model\n")
     api.create_repo(REPO)
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
         api.upload_folder(repo_id=REPO, folder_path=folder)
 
 
-def test_revisions(hub, api, folder, published, tmp_path):
+def test_revisions(hub: Hub, api: HfApi, folder: Path, published: Path, tmp_path: Path) -> None:
     def config(revision: str | None) -> bytes:
         where = {"endpoint": hub.endpoint, "cache_dir": tmp_path}
         return Path(hf_hub_download(REPO, "config.json", revision=revision, **where)).read_bytes()
@@ -173,7 +175,7 @@ def test_revisions(hub, api, folder, published, tmp_path):
         hf_hub_download(REPO, "missing.json", endpoint=hub.endpoint, cache_dir=tmp_path)
 
 
-def test_a_commit_on_a_stale_parent_is_refused(api, published):
+def test_a_commit_on_a_stale_parent_is_refused(api: HfApi, published: Path) -> None:
     change = {"repo_id": REPO, "path_in_repo": "a.txt", "parent_commit": published}
     api.upload_file(path_or_fileobj=b"1", **change)
     with pytest.raises(HfHubHTTPError) as error:
@@ -181,7 +183,7 @@ def test_a_commit_on_a_stale_parent_is_refused(api, published):
     assert status(error) == 412
 
 
-def test_who_may_see_and_do_what(hub, api, published, tmp_path):
+def test_who_may_see_and_do_what(hub: Hub, api: HfApi, published: Path, tmp_path: Path) -> None:
     caches = (tmp_path / f"cache-{number}" for number in itertools.count())
 
     def download(token: str | bool) -> str:
@@ -221,7 +223,7 @@ def test_who_may_see_and_do_what(hub, api, published, tmp_path):
     assert api.whoami(token=stranger)["name"] == "stranger"
 
 
-def test_an_upload_cut_in_the_middle_is_sent_again(hub, api, folder):
+def test_an_upload_cut_in_the_middle_is_sent_again(hub: Hub, api: HfApi, folder: Path) -> None:
     hub.fault("PUT", "/lfs/", cut_after=100_000)
     api.create_repo(REPO)
     api.upload_folder(repo_id=REPO, folder_path=folder)
@@ -230,7 +232,7 @@ def test_an_upload_cut_in_the_middle_is_sent_again(hub, api, folder):
     assert hub.blobs.path(weights.sha256).read_bytes() == WEIGHTS
 
 
-def test_an_upload_that_never_gets_through_leaves_nothing(hub, api, folder):
+def test_an_upload_that_never_gets_through_leaves_nothing(hub: Hub, api: HfApi, folder: Path) -> None:
     api.create_repo(REPO)
     blobs, head = len(hub.blobs), hub.repositories[REPO].branches["main"]
     hub.fault("PUT", "/lfs/", cut_after=100_000, times=math.inf)
@@ -242,7 +244,9 @@ def test_an_upload_that_never_gets_through_leaves_nothing(hub, api, folder):
     assert "model.weights.h5" in hub.repositories[REPO].resolve("main").tree
 
 
-def test_a_download_cut_in_the_middle_resumes(hub, api, published, tmp_path, monkeypatch):
+def test_a_download_cut_in_the_middle_resumes(
+    hub: Hub, api: HfApi, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Whole chunks are what the client keeps of a download that is cut.
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50_000)
     hub.fault("GET", "/lfs/", cut_after=120_000)
@@ -252,7 +256,9 @@ def test_a_download_cut_in_the_middle_resumes(hub, api, published, tmp_path, mon
     assert ranges == [None, "bytes=100000-"]
 
 
-def test_a_download_that_never_gets_through_leaves_no_file(hub, api, published, tmp_path):
+def test_a_download_that_never_gets_through_leaves_no_file(
+    hub: Hub, api: HfApi, published: Path, tmp_path: Path
+) -> None:
     hub.fault("GET", "/lfs/", cut_after=120_000, times=math.inf)
     cache = tmp_path / "cache"
     with pytest.raises(Exception, match="peer closed connection"):
@@ -263,7 +269,7 @@ def test_a_download_that_never_gets_through_leaves_no_file(hub, api, published, 
     assert (Path(path) / "model.weights.h5").read_bytes() == WEIGHTS
 
 
-def test_server_errors_pass_or_stay(hub, api, folder, published):
+def test_server_errors_pass_or_stay(hub: Hub, api: HfApi, folder: Path, published: Path) -> None:
     hub.fault("PUT", "/lfs/", status=503, times=2)
     (folder / "new.h5").write_bytes(os.urandom(1000))
     api.upload_folder(repo_id=REPO, folder_path=folder)
@@ -274,7 +280,7 @@ def test_server_errors_pass_or_stay(hub, api, folder, published):
     assert api.model_info(REPO).id == REPO
 
 
-def test_a_full_disk_on_the_server(hub, api, folder):
+def test_a_full_disk_on_the_server(hub: Hub, api: HfApi, folder: Path) -> None:
     api.create_repo(REPO)
     blobs = len(hub.blobs)
     hub.blobs.quota = len(WEIGHTS) // 2
@@ -289,7 +295,7 @@ def status_of_cause(error: BaseException) -> int:
     return error.__cause__.response.status_code
 
 
-def test_storage_refuses_bytes_that_are_not_what_they_claim(hub, api):
+def test_storage_refuses_bytes_that_are_not_what_they_claim(hub: Hub, api: HfApi) -> None:
     import httpx2
 
     url = f"{hub.storage_endpoint}/lfs/{'0' * 64}"
@@ -297,6 +303,6 @@ def test_storage_refuses_bytes_that_are_not_what_they_claim(hub, api):
     assert len(hub.blobs) == 0
 
 
-def test_a_fault_says_what_goes_wrong(hub):
+def test_a_fault_says_what_goes_wrong(hub: Hub) -> None:
     with pytest.raises(ValueError, match="either status= or cut_after="):
         hub.fault("GET", "/")

@@ -1,6 +1,7 @@
 """Which checkpoint is which: by names and shapes alone, for every architecture, layout and form there is."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,13 @@ B = CheckpointFormat("vit_b16", "transformer_512", "apple", "train")
 
 
 @pytest.mark.parametrize("checkpoint_format", FORMATS, ids=str)
-def test_every_format_is_known_by_its_names_and_shapes(checkpoint_format):
+def test_every_format_is_known_by_its_names_and_shapes(checkpoint_format: Any) -> None:
     assert identify(dict(reversed(checkpoint_format.shapes.items()))) == checkpoint_format
     for variant in checkpoint_format.variants:
         assert choose_variant(checkpoint_format, variant.short_name, Path("a.pt")) is variant
 
 
-def test_every_published_file_has_its_kind():
+def test_every_published_file_has_its_kind() -> None:
     found = {(variant.name, known.layout) for known in FORMATS if known.form == "train" for variant in known.variants}
     for variant in VARIANTS.values():
         for file in (variant.published, *variant.copies):
@@ -67,7 +68,7 @@ for block in range(12):
         }
 
 
-def test_other_projects():
+def test_other_projects() -> None:
     with pytest.raises(UnknownCheckpointError) as error:
         identify(RESNET)
     assert str(error.value) == (
@@ -80,7 +81,7 @@ def test_other_projects():
         identify({"logit_scale": ()})
 
 
-def test_everything_that_differs_is_told_at_once():
+def test_everything_that_differs_is_told_at_once() -> None:
     shapes = dict(S0.shapes)
     del shapes["text_encoder.projection_layer"]
     shapes["head.weight"] = (10, 512)
@@ -101,7 +102,7 @@ def test_everything_that_differs_is_told_at_once():
 
 
 @pytest.mark.parametrize("checkpoint_format", [S0, SMALL_CLIP, TIMM], ids=str)
-def test_one_tensor_is_enough_to_differ(checkpoint_format):
+def test_one_tensor_is_enough_to_differ(checkpoint_format: Any) -> None:
     name, shape = next((n, s) for n, s in checkpoint_format.shapes.items() if len(s) == 4)
     changed = {
         f"missing from the checkpoint:\n  {name} ": {n: s for n, s in checkpoint_format.shapes.items() if n != name},
@@ -115,14 +116,14 @@ def test_one_tensor_is_enough_to_differ(checkpoint_format):
         assert expected in str(error.value) and f"The nearest is {checkpoint_format}" in str(error.value)
 
 
-def test_a_checkpoint_halfway_folded_is_none():
+def test_a_checkpoint_halfway_folded_is_none() -> None:
     folded = CheckpointFormat("mci0", None, "timm", "reparameterized")
     mixed = dict(list(TIMM.shapes.items())[:200]) | dict(list(folded.shapes.items())[100:])
     with pytest.raises(UnknownCheckpointError, match="from which it differs"):
         identify(mixed)
 
 
-def test_a_wrong_variant_is_told_the_right_one():
+def test_a_wrong_variant_is_told_the_right_one() -> None:
     with pytest.raises(WrongVariantError) as error:
         choose_variant(S0, "s2", Path("a.pt"))
     assert str(error.value) == (
@@ -132,7 +133,7 @@ def test_a_wrong_variant_is_told_the_right_one():
         choose_variant(B, "s0", Path("a.pt"))
 
 
-def test_what_cannot_be_told_apart_is_asked_for():
+def test_what_cannot_be_told_apart_is_asked_for() -> None:
     with pytest.raises(WrongVariantError) as error:
         choose_variant(S2_CLIP, None, Path("folder/open_clip_model.safetensors"))
     assert str(error.value) == (
@@ -158,5 +159,5 @@ def test_what_cannot_be_told_apart_is_asked_for():
         (S0, "mobileclip_s2.pt", "mobileclip_s0"),  # a name does not outweigh the content
     ],
 )
-def test_names_of_files_settle_it(checkpoint_format, path, name):
+def test_names_of_files_settle_it(checkpoint_format: Any, path: Path, name: str) -> None:
     assert choose_variant(checkpoint_format, None, Path(path)).name == name

@@ -15,6 +15,7 @@ from .support import apply, error, images, synthetic_model, tensors
 pytestmark = pytest.mark.usefixtures("small_towers")
 
 
+@pytest.mark.real
 def test_mci_towers_take_other_sizes() -> None:
     """PyTorch's own result at 320 x 192, with the weights of MobileCLIP-S0."""
     state = {name: a for name, a in tensors("timm__fastvit_mci0").items()}
@@ -25,6 +26,7 @@ def test_mci_towers_take_other_sizes() -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("old", "new"), [((14, 14), (16, 16)), ((14, 14), (20, 7)), ((16, 16), (9, 31)), ((4, 4), (4, 4))]
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def section(card: str, title: str) -> str:
     return card.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_the_licence_is_apples_word_for_word():
+def test_the_licence_is_apples_word_for_word() -> None:
     text = license_text()
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == "30c59d255d2b4075ba11b81ce5aa0109c28d28138d66d52f7f5d8cbba814df8b"
@@ -45,7 +46,7 @@ def test_the_licence_is_apples_word_for_word():
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
-def test_every_variant_has_a_card_that_can_be_published(variant):
+def test_every_variant_has_a_card_that_can_be_published(variant: str) -> None:
     card = render_card(info(variant, forms=("train", "inference"), checks=CHECKS, images=16, texts=12))
     assert validate_card(card) == {
         "library_name": "keras",
@@ -66,7 +67,7 @@ def test_every_variant_has_a_card_that_can_be_published(variant):
     assert f"{variant.imagenet_top1:.1f} %: Apple's published number for the original, not measured here" in facts
 
 
-def test_what_the_licence_asks_for_is_said():
+def test_what_the_licence_asks_for_is_said() -> None:
     card = render_card(info())
     lines = card.splitlines()
     assert lines.count(f"> {NOTICE}") == 2, "above, where everybody reads it, and under License"
@@ -77,7 +78,7 @@ def test_what_the_licence_asks_for_is_said():
     assert text.count("](LICENSE)") == 2
 
 
-def test_the_changes_are_those_that_were_made():
+def test_the_changes_are_those_that_were_made() -> None:
     def changes(**told: object) -> str:
         return section(render_card(info(**told)), "What was changed")
 
@@ -95,7 +96,7 @@ def test_the_changes_are_those_that_were_made():
     assert f"| Source | `mobileclip_s2.pt`, SHA-256 `{'ab' * 32}` |" in stored
 
 
-def test_the_verification_is_shown_as_measured():
+def test_the_verification_is_shown_as_measured() -> None:
     reference = "open_clip 3.3.0 on PyTorch 2.6.0"
     told = render_card(info(checks=CHECKS, reference=reference, images=16, texts=12))
     text = section(told, "Verification")
@@ -110,12 +111,12 @@ def test_the_verification_is_shown_as_measured():
     assert len(rows) == 2 + len(CHECKS) and len({row.count("|") for row in rows}) == 1
 
 
-def test_an_unverified_card_says_so():
+def test_an_unverified_card_says_so() -> None:
     text = section(render_card(info()), "Verification")
     assert text.strip() == "**These weights have not been verified** against PyTorch."
 
 
-def test_the_usage_code_is_complete_python():
+def test_the_usage_code_is_complete_python() -> None:
     card = render_card(info())
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(blocks) == 2
@@ -142,7 +143,7 @@ def test_the_usage_code_is_complete_python():
         ("](LICENSE)", "](elsewhere)", "the text lacks '](LICENSE)'"),
     ],
 )
-def test_a_card_that_lacks_something_is_refused(old, new, wrong):
+def test_a_card_that_lacks_something_is_refused(old: Any, new: Any, wrong: Any) -> None:
     card = render_card(info())
     assert old in card
     with pytest.raises(CardError) as error:
@@ -151,7 +152,7 @@ def test_a_card_that_lacks_something_is_refused(old, new, wrong):
     assert str(error.value).count(";") == 0, "only what is wrong is named"
 
 
-def test_everything_wrong_is_named_at_once():
+def test_everything_wrong_is_named_at_once() -> None:
     with pytest.raises(CardError) as error:
         validate_card("---\nlicense: mit\n---\n# Mine\n")
     assert str(error.value).count(";") == 8
@@ -168,13 +169,13 @@ def test_everything_wrong_is_named_at_once():
         ("---\n- mit\n---\n", "are not a mapping"),
     ],
 )
-def test_metadata_that_cannot_be_read(text, wrong):
+def test_metadata_that_cannot_be_read(text: str, wrong: Any) -> None:
     with pytest.raises(CardError, match=r"The m[a-z ]+README\.md") as error:
         validate_card(text)
     assert wrong in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_card_wrapped_by_an_editor_is_still_right():
+def test_a_card_wrapped_by_an_editor_is_still_right() -> None:
     card = render_card(info())
     wrapped = card.replace(f"> {NOTICE}", "> " + NOTICE.replace("Research Model ", "Research Model\n> ", 1))
     assert wrapped != card and validate_card(wrapped) == validate_card(card)

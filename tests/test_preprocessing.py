@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_and_shape_equals_torchvision(mode, interpolation):
+def test_every_mode_and_shape_equals_torchvision(mode: str, interpolation: Any) -> None:
     plain = ImagePreprocessor(64, interpolation=interpolation)
     openai = ImagePreprocessor(56, OPENAI_MEAN, OPENAI_STD, interpolation)
     for width, height in SIZES:
@@ -95,7 +96,7 @@ def test_every_mode_and_shape_equals_torchvision(mode, interpolation):
 
 
 @pytest.mark.parametrize("variant", ["mobileclip_s2", "mobileclip2_s4", "mobileclip_l14", "mobileclip_b"])
-def test_photographs_equal_torchvision(variant):
+def test_photographs_equal_torchvision(variant: str) -> None:
     preprocess = ImagePreprocessor.from_variant(variant)
     assert len(PHOTOS) == 8
     batch = preprocess(PHOTOS)
@@ -103,7 +104,7 @@ def test_photographs_equal_torchvision(variant):
         assert_same_bits(ours, torchvision_says(Image.open(path), preprocess))
 
 
-def test_geometry_is_torchvisions_for_every_side():
+def test_geometry_is_torchvisions_for_every_side() -> None:
     for target in (224, 256, 7):
         for long in range(1, 2500, 3):
             assert centre_offset(target + long, target) == round(long / 2.0)
@@ -116,7 +117,7 @@ def test_geometry_is_torchvisions_for_every_side():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_exif_orientation_is_undone_first(orientation, kind):
+def test_exif_orientation_is_undone_first(orientation: Any, kind: Any) -> None:
     upright = Image.open(PHOTOS[0]).resize((75, 100))
     turns = {
         1: [],
@@ -142,7 +143,7 @@ def test_exif_orientation_is_undone_first(orientation, kind):
     assert difference == 0 if kind != "JPEG" else difference < 0.05  # JPEG loses a little; a wrong turn is 0.9
 
 
-def test_damaged_exif_data_is_passed_over():
+def test_damaged_exif_data_is_passed_over() -> None:
     preprocess = ImagePreprocessor(16)
     image = noise(30, 20)
     orientation_6 = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
@@ -169,7 +170,7 @@ def every_form(tmp_path: Path, image: Image.Image) -> list:
     return [path, str(path), content, bytearray(content), io.BytesIO(content), image, np.asarray(image)]
 
 
-def test_every_kind_of_source_gives_the_same(tmp_path):
+def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
     preprocess = ImagePreprocessor(32)
     image = noise(50, 40)
     expected = torchvision_says(image, preprocess)
@@ -188,7 +189,7 @@ def test_every_kind_of_source_gives_the_same(tmp_path):
     assert preprocess([]).shape == (0, 32, 32, 3)
 
 
-def test_arrays():
+def test_arrays() -> None:
     preprocess = ImagePreprocessor(16)
     rgb = np.asarray(noise(30, 20))
     rgba = np.asarray(noise(30, 20, "RGBA"))
@@ -213,7 +214,7 @@ def test_arrays():
     assert_same_bits(preprocess(np.stack([rgb, rgb[::-1]])), np.concatenate([expected, preprocess(rgb[::-1])]))
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     as_eight_bit = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     preprocess = ImagePreprocessor(64)
@@ -231,7 +232,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert_same_bits(preprocess(big_endian)[0], expected)
 
 
-def test_given_images_are_left_as_they_were():
+def test_given_images_are_left_as_they_were() -> None:
     image, array = noise(30, 20), np.asarray(noise(30, 20)).copy()
     before = image.tobytes()
     ImagePreprocessor(16)([image, array])
@@ -270,7 +271,7 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize(("source", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES)
-def test_what_cannot_be_read_is_refused_by_name(tmp_path, source, message):
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, source: Path, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         ImagePreprocessor(32)(source(tmp_path))
 
@@ -284,16 +285,16 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, source, message):
         (io.StringIO("text"), 'mode "rb"'),
     ],
 )
-def test_what_is_no_image_at_all_is_a_type_error(source, message):
+def test_what_is_no_image_at_all_is_a_type_error(source: Path, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         ImagePreprocessor(32)(source)
 
 
-def test_image_errors_are_the_projects():
+def test_image_errors_are_the_projects() -> None:
     assert issubclass(ImageError, MobileClipError)
 
 
-def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
+def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     noise(100, 100).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     with pytest.raises(ImageError, match=r"large.png cannot be read: .*exceeds limit"):
@@ -306,7 +307,7 @@ def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_files_give_an_array_or_an_image_error(kind):
+def test_damaged_files_give_an_array_or_an_image_error(kind: Any) -> None:
     file = io.BytesIO()
     Image.open(PHOTOS[0]).resize((48, 64)).save(file, kind)
     rng = random.Random(kind)
@@ -326,7 +327,7 @@ def test_damaged_files_give_an_array_or_an_image_error(kind):
     assert 0 < refused < 150
 
 
-def test_saving_and_loading(tmp_path):
+def test_saving_and_loading(tmp_path: Path) -> None:
     preprocess = ImagePreprocessor(224, OPENAI_MEAN, OPENAI_STD, "bicubic")
     preprocess.save_pretrained(tmp_path / "new")
     config = json.loads((tmp_path / "new" / "preprocessor_config.json").read_text())
@@ -339,7 +340,7 @@ def test_saving_and_loading(tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_has_its_own(name, tmp_path):
+def test_every_variant_has_its_own(name: str, tmp_path: Path) -> None:
     variant = VARIANTS[name]
     preprocess = ImagePreprocessor.from_pretrained(variant.short_name)
     assert (preprocess.image_size, preprocess.mean, preprocess.std, preprocess.interpolation) == (
@@ -364,7 +365,7 @@ def test_every_variant_has_its_own(name, tmp_path):
         ({"image_std": "none"}, "cannot be followed"),
     ],
 )
-def test_a_configuration_that_asks_for_something_else_is_refused(tmp_path, change, message):
+def test_a_configuration_that_asks_for_something_else_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     ImagePreprocessor().save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -373,14 +374,14 @@ def test_a_configuration_that_asks_for_something_else_is_refused(tmp_path, chang
 
 
 @pytest.mark.parametrize("content", [None, "", "[1]", "{}"])
-def test_a_missing_or_damaged_configuration_is_refused(tmp_path, content):
+def test_a_missing_or_damaged_configuration_is_refused(tmp_path: Path, content: Any) -> None:
     if content is not None:
         (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(MobileClipError, match=r"preprocessor_config\.json"):
         ImagePreprocessor.from_pretrained(tmp_path)
 
 
-def test_a_name_that_is_nothing_is_refused():
+def test_a_name_that_is_nothing_is_refused() -> None:
     with pytest.raises(MobileClipError, match="no-such-thing"):
         ImagePreprocessor.from_pretrained("no-such-thing")
 
@@ -396,12 +397,12 @@ def test_a_name_that_is_nothing_is_refused():
         {"interpolation": "nearest"},
     ],
 )
-def test_impossible_settings_are_refused(arguments):
+def test_impossible_settings_are_refused(arguments: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ImagePreprocessor(**arguments)
 
 
-def test_importing_is_light():
+def test_importing_is_light() -> None:
     code = (
         "import sys; from mobileclip_keras.keras_models.preprocessing import ImagePreprocessor;"
         "ImagePreprocessor(); print({'PIL', 'keras', 'torch', 'tensorflow'} & {*sys.modules})"

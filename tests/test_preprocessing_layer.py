@@ -1,6 +1,7 @@
 """The Keras layer against `ImagePreprocessor`, which is torchvision's bit for bit."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,7 +41,7 @@ def assert_close(ours: object, image: np.ndarray, preprocess: ImagePreprocessor)
 
 
 @pytest.mark.parametrize("preprocess", PREPROCESSORS, ids=str)
-def test_photographs_and_batches(preprocess):
+def test_photographs_and_batches(preprocess: Any) -> None:
     layer = preprocess.as_layer()
     for image in (pixels(PHOTOS[0], 2.7), pixels(PHOTOS[3], 0.3)):
         result = layer(image)
@@ -53,7 +54,7 @@ def test_photographs_and_batches(preprocess):
 
 
 @pytest.mark.parametrize("preprocess", PREPROCESSORS, ids=str)
-def test_in_a_tf_data_pipeline_whatever_keras_runs_on(preprocess):
+def test_in_a_tf_data_pipeline_whatever_keras_runs_on(preprocess: Any) -> None:
     tf = pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (1, 60), (60, 1), (256, 256), (257, 256), (255, 300), (512, 512), (448, 900)]
@@ -72,7 +73,7 @@ def test_in_a_tf_data_pipeline_whatever_keras_runs_on(preprocess):
 
 @pytest.mark.parametrize("size", [(None, None), (213, 320)])
 @pytest.mark.parametrize("jit_compile", [False, "auto"])
-def test_inside_a_model_that_is_saved_and_loaded(tmp_path, size, jit_compile):
+def test_inside_a_model_that_is_saved_and_loaded(tmp_path: Path, size: int, jit_compile: Any) -> None:
     preprocess = PREPROCESSORS[2]
     inputs = keras.Input((*size, 3), dtype="uint8")
     model = keras.Model(inputs, PreprocessingLayer(96, OPENAI_MEAN, OPENAI_STD, name="preprocessing")(inputs))
@@ -87,7 +88,7 @@ def test_inside_a_model_that_is_saved_and_loaded(tmp_path, size, jit_compile):
         assert_close(each.predict(batch, verbose=0), batch, preprocess)
 
 
-def test_stays_in_float32_under_another_policy_and_image_format():
+def test_stays_in_float32_under_another_policy_and_image_format() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     image_format = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
@@ -97,7 +98,7 @@ def test_stays_in_float32_under_another_policy_and_image_format():
         keras.config.set_image_data_format(image_format)
 
 
-def test_what_it_cannot_do_is_refused():
+def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="three channels"):
         PreprocessingLayer(32)(np.zeros((40, 50, 4), np.uint8))
     with pytest.raises(ValueError, match="interpolation must be"):

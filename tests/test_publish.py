@@ -55,17 +55,13 @@ def converted(small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def folder(converted, tmp_path):
+def folder(converted: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(converted, tmp_path / "converted"))
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub where HF_TOKEN belongs to `user`."""
+@pytest.fixture(autouse=True)
+def version_of_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobileclip_keras.converters.hub.publish.version", lambda _: "1.2.3")
-    with Hub(tmp_path / "hub") as hub:
-        use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
-        yield hub
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -79,7 +75,7 @@ def edit(file: Path, **changes: object) -> None:
 # What is uploaded
 
 
-def test_a_verified_folder_is_published_whole_and_tagged(hub, folder):
+def test_a_verified_folder_is_published_whole_and_tagged(hub: Hub, folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     before = contents(folder)
     done = publish(folder, f"hf://{REPO}")
@@ -104,7 +100,7 @@ def test_a_verified_folder_is_published_whole_and_tagged(hub, folder):
     assert contents(folder) == before, "nothing changes in the folder"
 
 
-def test_publishing_again_sends_nothing(hub, folder):
+def test_publishing_again_sends_nothing(hub: Hub, folder: Path) -> None:
     first = publish(folder, REPO)
     puts, commits = hub.count("PUT"), hub.count("POST", "/commit/")
     again = publish(folder, REPO)
@@ -118,7 +114,7 @@ def test_publishing_again_sends_nothing(hub, folder):
     assert hub.repositories[REPO].tags == {TAG: first.commit, "v2": newer.commit}
 
 
-def test_a_dry_run_changes_nothing(hub, folder):
+def test_a_dry_run_changes_nothing(hub: Hub, folder: Path) -> None:
     planned = publish(folder, REPO, dry_run=True)
     assert hub.repositories == {} and planned.commit is None
     assert {file.path for file in planned.files if file.sent} == FILES
@@ -126,7 +122,7 @@ def test_a_dry_run_changes_nothing(hub, folder):
     assert not any(file.sent for file in publish(folder, REPO, dry_run=True).files)
 
 
-def test_private_and_on_a_branch(hub, folder):
+def test_private_and_on_a_branch(hub: Hub, folder: Path) -> None:
     done = publish(folder, REPO, private=True, revision="next")
     assert hub.repositories[REPO].private and hub.repositories[REPO].branches["next"] == done.commit
     loaded = mk.MobileClipModel.from_pretrained(REPO, revision="next")
@@ -146,7 +142,7 @@ def refused(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("form", "place"), [("inference", "."), ("train", "train")])
-def test_weights_that_are_not_those_verified(hub, folder, form, place):
+def test_weights_that_are_not_those_verified(hub: Hub, folder: Path, form: str, place: Path) -> None:
     with (folder / place / "model.weights.h5").open("ab") as file:
         file.write(b"!")
     assert refused(folder).split("\n- ") == [
@@ -156,7 +152,7 @@ def test_weights_that_are_not_those_verified(hub, folder, form, place):
     assert hub.requests == []
 
 
-def test_a_verification_that_did_not_pass(hub, folder):
+def test_a_verification_that_did_not_pass(hub: Hub, folder: Path) -> None:
     record = json.loads((folder / "verification.json").read_text())
     record["float32"][1]["passed"] = False
     edit(folder / "verification.json", passed=False, float32=record["float32"])
@@ -174,7 +170,7 @@ def test_a_verification_that_did_not_pass(hub, folder):
     assert hub.requests == []
 
 
-def test_everything_that_is_wrong_is_listed(hub, folder):
+def test_everything_that_is_wrong_is_listed(hub: Hub, folder: Path) -> None:
     (folder / "verification.png").unlink()
     (folder / "LICENSE").write_text("MIT")
     (folder / "preprocessor_config.json").write_text("{}")
@@ -191,7 +187,7 @@ def test_everything_that_is_wrong_is_listed(hub, folder):
     assert len(problems) == 5 and hub.requests == []
 
 
-def test_folders_that_are_not_for_zero_shot_classification(hub, folder, tmp_path):
+def test_folders_that_are_not_for_zero_shot_classification(hub: Hub, folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "model.weights.h5").unlink()
     assert refused(folder) == "it has no train/model.weights.h5"
     images = tmp_path / "images"
@@ -209,7 +205,7 @@ def test_folders_that_are_not_for_zero_shot_classification(hub, folder, tmp_path
 # What goes wrong on the way
 
 
-def test_the_hub_refuses(hub, folder):
+def test_the_hub_refuses(hub: Hub, folder: Path) -> None:
     with pytest.raises(HubError, match="the token is not valid"):
         publish(folder, REPO, token="nobody")
     with pytest.raises(HubError, match="does not allow it"):
@@ -218,7 +214,7 @@ def test_the_hub_refuses(hub, folder):
     assert publish(folder, REPO).commit is not None
 
 
-def test_an_upload_cut_in_the_middle_is_finished_by_the_next(hub, folder):
+def test_an_upload_cut_in_the_middle_is_finished_by_the_next(hub: Hub, folder: Path) -> None:
     hub.fault("PUT", "/lfs/", cut_after=10_000, times=math.inf)
     with pytest.raises(HubError, match="broke off"):
         publish(folder, REPO)
@@ -228,7 +224,7 @@ def test_an_upload_cut_in_the_middle_is_finished_by_the_next(hub, folder):
     assert publish(folder, REPO).commit == repository.tags[TAG]
 
 
-def test_a_hub_without_room(hub, folder):
+def test_a_hub_without_room(hub: Hub, folder: Path) -> None:
     hub.blobs.quota = 50_000
     with pytest.raises(HubError, match="has no room for the files"):
         publish(folder, REPO)
@@ -240,7 +236,7 @@ def test_a_hub_without_room(hub, folder):
 # The command
 
 
-def test_the_command(hub, folder):
+def test_the_command(hub: Hub, folder: Path) -> None:
     arguments = ["publish", str(folder), "--repo", REPO]
     planned = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
     assert planned.exit_code == 0, planned.output
@@ -260,7 +256,7 @@ def test_the_command(hub, folder):
     assert "cannot be published:\n- it has no LICENSE" in failed.stderr and "Traceback" not in failed.stderr
 
 
-def test_the_command_without_a_token(hub, folder, monkeypatch):
+def test_the_command_without_a_token(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["publish", str(folder), "--repo", REPO]
     monkeypatch.delenv("HF_TOKEN")
     planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
@@ -277,8 +273,8 @@ def test_the_command_without_a_token(hub, folder, monkeypatch):
 # From the command to the reader of the card
 
 
-@pytest.mark.slow
-def test_the_code_on_the_card_runs_as_pasted(tmp_path):
+@pytest.mark.nightly
+def test_the_code_on_the_card_runs_as_pasted(tmp_path: Path) -> None:
     made = tmp_path / "converted"
     checkpoint = synthetic_checkpoint("2-s0", tmp_path)
     convert(checkpoint, made, variant="2-s0", form="inference", verify=False)

@@ -1,6 +1,8 @@
 """What --src may mean: here, a repository on the Hub."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ REPO = "user/model"
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub with a repository that holds weights under the last of the usual names."""
     with Hub(tmp_path / "hub") as hub:
         use_hub(monkeypatch, hub, tmp_path / "home")
@@ -27,7 +29,7 @@ def asked(hub: Hub) -> list[str]:
     return list(dict.fromkeys(request.path.rsplit("/", 1)[1] for request in hub.requests))
 
 
-def test_the_usual_names_are_tried_in_order(hub):
+def test_the_usual_names_are_tried_in_order(hub: Hub) -> None:
     with resolved(f"hf://{REPO}", None) as path:
         assert path.read_bytes() == b"weights"
     assert asked(hub) == [
@@ -38,14 +40,14 @@ def test_the_usual_names_are_tried_in_order(hub):
     ]
 
 
-def test_a_repository_without_weights(hub):
+def test_a_repository_without_weights(hub: Hub) -> None:
     hub.create("user/empty")
     with pytest.raises(NoSuchFileError, match=r"Cannot get open_clip_model.safetensors of user/empty"):
         resolved("user/empty", None).__enter__()
     assert len(asked(hub)) == 4
 
 
-def test_what_is_wrong_with_the_hub_is_said_at_once(hub, monkeypatch):
+def test_what_is_wrong_with_the_hub_is_said_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each further name would cost another round of the client's retries."""
     for repo in ("user/missing", REPO):
         with pytest.raises(HubError, match=r"there is no such repository|HTTP 503"):
@@ -55,7 +57,7 @@ def test_what_is_wrong_with_the_hub_is_said_at_once(hub, monkeypatch):
         hub.fault("HEAD", "/resolve/", status=503, times=math.inf)
 
 
-def test_what_the_cache_holds_is_found_offline(hub, monkeypatch):
+def test_what_the_cache_holds_is_found_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with resolved(REPO, None) as path:
         pass
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,5 +1,8 @@
 """Back to PyTorch: bit for bit what went in, in whichever layout, and only what the layout can hold."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -34,7 +37,7 @@ SMALL_APPLE = CheckpointFormat("mci0", "transformer_512", "apple", "train")
 BIAS = "visual.trunk.head.fc.bias"
 
 
-def model_of(checkpoint_format: CheckpointFormat, variant: str, folder, bias: bool) -> MobileClipModel:
+def model_of(checkpoint_format: CheckpointFormat, variant: str, folder: Path, bias: bool) -> MobileClipModel:
     path = write(arrays(checkpoint_format), folder / f"{variant}.safetensors")
     model = build_model(get_variant(variant), checkpoint_format, bias)
     load_into(model, open_checkpoint(path), checkpoint_format.rows)
@@ -42,23 +45,23 @@ def model_of(checkpoint_format: CheckpointFormat, variant: str, folder, bias: bo
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> MobileClipModel:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> MobileClipModel:
     """MobileCLIP2-S0, with the projection bias that open_clip's training gave it."""
     return model_of(SMALL_CLIP, "2-s0", tmp_path_factory.mktemp("clip"), bias=True)
 
 
 @pytest.fixture(scope="module")
-def s0(tmp_path_factory) -> MobileClipModel:
+def s0(tmp_path_factory: pytest.TempPathFactory) -> MobileClipModel:
     return model_of(S0, "s0", tmp_path_factory.mktemp("s0"), bias=False)
 
 
 @pytest.fixture(scope="module")
-def image_model(clip) -> MobileClipModel:
+def image_model(clip: MobileClipModel) -> MobileClipModel:
     return MobileClipModel(image_encoder=clip.image_encoder, variant=clip.variant)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".safetensors"])
-def test_apples_layout_comes_back(s0, tmp_path, suffix):
+def test_apples_layout_comes_back(s0: MobileClipModel, tmp_path: Path, suffix: str) -> None:
     steps = []
     assert to_torch(s0, "apple", tmp_path / f"s0{suffix}", progress=steps.append) == len(S0.shapes)
     assert_same_bits(read_all(tmp_path / f"s0{suffix}"), arrays(S0))
@@ -67,12 +70,12 @@ def test_apples_layout_comes_back(s0, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_open_clips_layout_comes_back(clip, tmp_path, suffix):
+def test_open_clips_layout_comes_back(clip: MobileClipModel, tmp_path: Path, suffix: str) -> None:
     to_torch(clip, "open_clip", tmp_path / f"s0{suffix}")
     assert_same_bits(read_all(tmp_path / f"s0{suffix}"), arrays(SMALL_CLIP))
 
 
-def test_the_image_tower_in_timms_layout(clip, s0, tmp_path):
+def test_the_image_tower_in_timms_layout(clip: MobileClipModel, s0: MobileClipModel, tmp_path: Path) -> None:
     prefix = "visual.trunk."
     expected = {n.removeprefix(prefix): a for n, a in arrays(SMALL_CLIP).items() if n.startswith(prefix)}
     assert expected.keys() == TIMM.shapes.keys()
@@ -89,7 +92,7 @@ def test_the_image_tower_in_timms_layout(clip, s0, tmp_path):
     np.testing.assert_array_equal(tensors["head.fc.weight"].numpy(), projection.T)
 
 
-def test_open_clip_loads_it(clip, tmp_path):
+def test_open_clip_loads_it(clip: MobileClipModel, tmp_path: Path) -> None:
     import open_clip
 
     to_torch(clip, "open_clip", tmp_path / "a.pt")
@@ -98,7 +101,7 @@ def test_open_clip_loads_it(clip, tmp_path):
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in as_torch(arrays(SMALL_CLIP)).items())
 
 
-def test_from_one_layout_to_the_other_and_back(clip, tmp_path):
+def test_from_one_layout_to_the_other_and_back(clip: MobileClipModel, tmp_path: Path) -> None:
     """open_clip -> Keras -> Apple's -> Keras -> open_clip -> timm, each step in a file."""
     without_bias = {**arrays(SMALL_CLIP), BIAS: np.zeros(512, np.float32)}
     first = copy_model(clip)
@@ -113,7 +116,7 @@ def test_from_one_layout_to_the_other_and_back(clip, tmp_path):
         assert_same_bits(read_all(tmp_path / f"{bias}.safetensors"), without_bias)
 
 
-def test_a_bias_that_apples_layout_has_no_place_for(clip, tmp_path):
+def test_a_bias_that_apples_layout_has_no_place_for(clip: MobileClipModel, tmp_path: Path) -> None:
     with pytest.raises(MappingError) as error:
         to_torch(clip, "apple", tmp_path / "a.pt")
     assert str(error.value) == (
@@ -124,12 +127,12 @@ def test_a_bias_that_apples_layout_has_no_place_for(clip, tmp_path):
     assert left_in(tmp_path) == set()
 
 
-def test_s0_has_no_place_in_open_clip(s0, tmp_path):
+def test_s0_has_no_place_in_open_clip(s0: MobileClipModel, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"The open_clip layout has no mct. Use apple or timm\."):
         to_torch(s0, "open_clip", tmp_path / "a.pt")
 
 
-def test_what_was_changed_goes_back_changed(clip, tmp_path):
+def test_what_was_changed_goes_back_changed(clip: MobileClipModel, tmp_path: Path) -> None:
     tuned = copy_model(clip)
     kernel = tuned.text_encoder.projection.kernel
     kernel.assign(keras.ops.convert_to_numpy(kernel) * 2)
@@ -145,7 +148,7 @@ def test_what_was_changed_goes_back_changed(clip, tmp_path):
     assert sorted(actual[n].item() for n in differing - {"text.text_projection"}) == [1234]
 
 
-def test_a_keras_file_and_a_folder(image_model, tmp_path):
+def test_a_keras_file_and_a_folder(image_model: MobileClipModel, tmp_path: Path) -> None:
     expected = {n.removeprefix("visual.trunk."): a for n, a in arrays(SMALL_CLIP).items() if "trunk" in n}
     image_model.save(tmp_path / "model.keras")
     to_torch(tmp_path / "model.keras", "timm", tmp_path / "a.safetensors")
@@ -164,7 +167,7 @@ def test_a_keras_file_and_a_folder(image_model, tmp_path):
     assert not (tmp_path / "c.pt").exists()
 
 
-def test_models_that_no_layout_holds(clip, tmp_path):
+def test_models_that_no_layout_holds(clip: MobileClipModel, tmp_path: Path) -> None:
     backbone = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)])
     other = MobileClipModel.from_variant("2-s0", image_backbone=backbone, towers="image", image_size=32)
     with pytest.raises(ExportError, match="does not have an image tower of MobileCLIP"):
@@ -184,8 +187,10 @@ def test_models_that_no_layout_holds(clip, tmp_path):
     assert left_in(tmp_path) == {"other.keras", "bad.keras"}
 
 
-def test_files_that_cannot_be_written(image_model, tmp_path, monkeypatch):
-    def refused(name, match, **options):
+def test_files_that_cannot_be_written(
+    image_model: MobileClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: Any, match: Any, **options):
         with pytest.raises(OutputError, match=match):
             to_torch(image_model, "timm", tmp_path / name, **options)
 
@@ -207,7 +212,7 @@ def test_files_that_cannot_be_written(image_model, tmp_path, monkeypatch):
         (KeyboardInterrupt(), KeyboardInterrupt),
     ):
 
-        def fail(*_, error=error, **__):
+        def fail(*_, error: Any = error, **__):
             raise error
 
         monkeypatch.setattr(torch, "save", fail)
@@ -216,7 +221,7 @@ def test_files_that_cannot_be_written(image_model, tmp_path, monkeypatch):
     assert left_in(tmp_path) == {"there.pt"}
 
 
-def test_a_disk_that_fills_up(image_model, tmp_path):
+def test_a_disk_that_fills_up(image_model: MobileClipModel, tmp_path: Path) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +214,7 @@ def every_character() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> Any:
     import open_clip
 
     return open_clip.get_tokenizer("MobileCLIP-S2")
@@ -223,7 +225,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer()
 
 
-def differing(tokenizer: Tokenizer, reference, texts: list[str], context_length: int = 77) -> list[str]:
+def differing(tokenizer: Tokenizer, reference: str, texts: list[str], context_length: int = 77) -> list[str]:
     found = []
     for start in range(0, len(texts), 1000):
         batch = texts[start : start + 1000]
@@ -233,35 +235,35 @@ def differing(tokenizer: Tokenizer, reference, texts: list[str], context_length:
     return found
 
 
-def test_hand_written_texts_have_open_clips_ids(tokenizer, reference):
+def test_hand_written_texts_have_open_clips_ids(tokenizer: Tokenizer, reference: str) -> None:
     assert differing(tokenizer, reference, NASTY) == []
     assert differing(tokenizer, reference, NASTY, context_length=20_000) == []
 
 
-def test_varied_texts_have_open_clips_ids(tokenizer, reference):
+def test_varied_texts_have_open_clips_ids(tokenizer: Tokenizer, reference: str) -> None:
     assert differing(tokenizer, reference, varied_texts(4000, seed=0)) == []
 
 
-@pytest.mark.slow
-def test_100_000_varied_texts_have_open_clips_ids(tokenizer, reference):
+@pytest.mark.nightly
+def test_100_000_varied_texts_have_open_clips_ids(tokenizer: Tokenizer, reference: str) -> None:
     texts = varied_texts(120_000, seed=1)
     assert len(set(texts)) > 100_000
     assert differing(tokenizer, reference, texts) == []
 
 
-@pytest.mark.slow
-def test_every_unicode_character_has_open_clips_ids(tokenizer, reference):
+@pytest.mark.nightly
+def test_every_unicode_character_has_open_clips_ids(tokenizer: Tokenizer, reference: str) -> None:
     assert differing(tokenizer, reference, every_character(), context_length=160) == []
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 16])
-def test_truncation_and_padding_at_any_length(tokenizer, reference, length):
+def test_truncation_and_padding_at_any_length(tokenizer: Tokenizer, reference: str, length: int) -> None:
     texts = ["", "a", "a b", "a b c", "a b c d", "a b c d e", "supercalifragilistic", "!", *NASTY]
     assert differing(tokenizer, reference, texts, context_length=length) == []
     np.testing.assert_array_equal(Tokenizer(context_length=length)(texts), tokenizer(texts, context_length=length))
 
 
-def test_form_of_the_ids(tokenizer):
+def test_form_of_the_ids(tokenizer: Tokenizer) -> None:
     one = tokenizer("a photo of a cat")
     assert one.dtype == np.int32 and one.shape == (1, 77)
     assert one[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
@@ -286,18 +288,18 @@ def test_form_of_the_ids(tokenizer):
         (np.zeros(2), "number 0 is float64"),
     ],
 )
-def test_what_is_not_text_is_refused(tokenizer, texts, message):
+def test_what_is_not_text_is_refused(tokenizer: Tokenizer, texts: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         tokenizer(texts)
 
 
 @pytest.mark.parametrize("length", [0, 1, -5, 7.5, "77", None])
-def test_an_impossible_context_length_is_refused(length):
+def test_an_impossible_context_length_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         Tokenizer(context_length=length)
 
 
-def test_decoding_gives_back_the_cleaned_words(tokenizer, reference):
+def test_decoding_gives_back_the_cleaned_words(tokenizer: Tokenizer, reference: str) -> None:
     texts = [
         "A photo of a CAT!",
         "",
@@ -316,7 +318,7 @@ def test_decoding_gives_back_the_cleaned_words(tokenizer, reference):
     assert tokenizer.decode([49406, 0, 256, 49407, 320]) == "!!"
 
 
-def test_decoding_agrees_with_open_clip_on_any_ids(tokenizer, reference):
+def test_decoding_agrees_with_open_clip_on_any_ids(tokenizer: Tokenizer, reference: str) -> None:
     for row in np.random.default_rng(0).integers(1, 49406, size=(200, 30)).tolist():
         assert tokenizer.decode(row) == reference.decode(row).strip()
 
@@ -325,12 +327,12 @@ def test_decoding_agrees_with_open_clip_on_any_ids(tokenizer, reference):
     ("ids", "error"),
     [([49408], ValueError), ([-1], ValueError), ([1.5], TypeError), ([[[1]]], ValueError), (5, ValueError)],
 )
-def test_ids_that_cannot_be_decoded_are_refused(tokenizer, ids, error):
+def test_ids_that_cannot_be_decoded_are_refused(tokenizer: Tokenizer, ids: Any, error: Any) -> None:
     with pytest.raises(error, match="Token ids must"):
         tokenizer.decode(ids)
 
 
-def test_saving_and_loading(tokenizer, tmp_path):
+def test_saving_and_loading(tokenizer: Tokenizer, tmp_path: Path) -> None:
     Tokenizer(context_length=32).save_pretrained(tmp_path / "new")
     loaded = Tokenizer.from_pretrained(tmp_path / "new")
     assert loaded.context_length == 32
@@ -341,7 +343,7 @@ def test_saving_and_loading(tokenizer, tmp_path):
         assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_the_saved_file_works_in_the_tokenizers_library_alone(tokenizer, tmp_path):
+def test_the_saved_file_works_in_the_tokenizers_library_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     alone = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     texts = [
@@ -355,29 +357,29 @@ def test_the_saved_file_works_in_the_tokenizers_library_alone(tokenizer, tmp_pat
     assert alone.decode(alone.encode("A cat!").ids).strip().startswith("a cat !")
 
 
-def test_every_spelling_of_a_variant_gives_the_tokenizer():
+def test_every_spelling_of_a_variant_gives_the_tokenizer() -> None:
     for name in ("s2", "MobileCLIP2-S4", "apple/MobileCLIP-B-LT"):
         assert Tokenizer.from_pretrained(name)("a cat")[0, 2] == 2368
 
 
-def _without_file(folder):
+def _without_file(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def _cut_file(folder):
+def _cut_file(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def _foreign_vocabulary(folder):
+def _foreign_vocabulary(folder: Path) -> None:
     tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[])).save(str(folder / "tokenizer.json"))
 
 
-def _without_config(folder):
+def _without_config(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
 
 
-def _config_without_length(folder):
+def _config_without_length(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<start_of_text>"}))
 
 
@@ -391,24 +393,24 @@ def _config_without_length(folder):
         (_config_without_length, "model_max_length"),
     ],
 )
-def test_a_damaged_folder_is_refused(tokenizer, tmp_path, damage, message):
+def test_a_damaged_folder_is_refused(tokenizer: Tokenizer, tmp_path: Path, damage: str, message: str) -> None:
     tokenizer.save_pretrained(tmp_path)
     damage(tmp_path)
     with pytest.raises(MobileClipError, match=message):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_a_name_that_is_nothing_is_refused():
+def test_a_name_that_is_nothing_is_refused() -> None:
     with pytest.raises(MobileClipError, match="no-such-thing"):
         Tokenizer.from_pretrained("no-such-thing")
 
 
-def test_pickling(tokenizer):
+def test_pickling(tokenizer: Tokenizer) -> None:
     copy = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copy(NASTY), tokenizer(NASTY))
 
 
-def test_importing_is_light():
+def test_importing_is_light() -> None:
     code = (
         "import sys; from mobileclip_keras.keras_models.tokenizer import Tokenizer; Tokenizer();"
         "heavy = {'tokenizers', 'ftfy', 'regex', 'keras', 'torch', 'tensorflow'};"

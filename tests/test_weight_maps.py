@@ -1,6 +1,7 @@
 """The tables: regenerated, audited, matched with every published list of tensors, and broken on purpose."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -60,20 +61,20 @@ def index(source: str) -> int:
 # --- The files ---
 
 
-def test_tables_generated_anew_are_the_committed_ones(tmp_path) -> None:
+def test_tables_generated_anew_are_the_committed_ones(tmp_path: Path) -> None:
     generate.main(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (TABLES / name).read_bytes(), name
 
 
-def test_generating_removes_tables_that_are_no_more(tmp_path) -> None:
+def test_generating_removes_tables_that_are_no_more(tmp_path: Path) -> None:
     (tmp_path / "mci9.apple.train.tsv").touch()
     generate.main(tmp_path)
     assert not (tmp_path / "mci9.apple.train.tsv").exists()
 
 
-def test_rows_are_written_and_read_back(tmp_path) -> None:
+def test_rows_are_written_and_read_back(tmp_path: Path) -> None:
     rows = (Row("a", (), "int64", "->", "b", ()), Row(NONE, (3,), "float32", "c -> c", "d", (3,), "zeros"))
     write_rows(tmp_path / "t.tsv", rows)
     assert read_rows(tmp_path / "t.tsv") == rows

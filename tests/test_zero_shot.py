@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,7 +43,7 @@ def pairs(count: int) -> dict[str, np.ndarray]:
     return {"image": images, "text": mk.Tokenizer()(texts)}
 
 
-def array(tensor) -> np.ndarray:
+def array(tensor: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(tensor)
 
 
@@ -68,7 +69,7 @@ def test_an_article_of_the_label_gives_way_to_the_templates() -> None:
 
 
 @pytest.mark.parametrize("templates", ["a photo", [], ["a {}", "a photo"], "open-ai", [7]])
-def test_templates_that_will_not_do(templates) -> None:
+def test_templates_that_will_not_do(templates: Any) -> None:
     with pytest.raises(PromptError, match="template"):
         get_templates(templates)
 
@@ -83,7 +84,7 @@ def test_templates_that_will_not_do(templates) -> None:
         ("cat", "not one string"),
     ],
 )
-def test_labels_that_will_not_do(labels, message: str) -> None:
+def test_labels_that_will_not_do(labels: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
         check_labels(labels)
 
@@ -114,11 +115,13 @@ def test_classification_is_the_softmax_of_scaled_cosines(model: mk.MobileClipMod
         assert [prediction.probability for prediction in predictions] == pytest.approx(row[best], abs=1e-5)
 
 
-def test_texts_are_encoded_once_and_batches_change_nothing(model: mk.MobileClipModel, monkeypatch) -> None:
+def test_texts_are_encoded_once_and_batches_change_nothing(
+    model: mk.MobileClipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[tuple[str, int]] = []
     run = model.feature_model().predict_on_batch
 
-    def counted(inputs):
+    def counted(inputs: Any):
         (key, rows), *_ = inputs.items()
         sizes.append((key, len(rows)))
         return run(inputs)
