@@ -1,0 +1,368 @@
+"""Every kernel equals the plain one, which equals its definition: forward and gradient, eager and compiled."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.keras_models import kernels
+from mobileclip_keras.keras_models.kernels import float64_enabled, memory, plain
+
+from .support import error
+
+pytestmark = pytest.mark.backend
+
+RANDOM = np.random.default_rng(0)
+EXACT = 1e-12
+
+Arrays = tuple[np.ndarray, ...]
+Function = Callable[..., Any]
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.normal(size=shape)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return RANDOM.uniform(0.5, 2.0, shape)
+
+
+def case(name: str, *arrays: np.ndarray, **options: Any) -> Any:
+    """A kernel with the arrays that gradients are taken of, and its other arguments by name."""
+    words = [f"{key}={value}" for key, value in options.items() if not isinstance(value, np.ndarray)]
+    return pytest.param(name, arrays, options, id="-".join([name, *words, *("x".join(map(str, arrays[0].shape)),)]))
+
+
+CONVOLUTIONS = [
+    case("convolve", normal(2, 9, 11, 3), normal(3, 3, 3, 6), normal(6), strides=2, padding=(1, 1)),
+    case("convolve", normal(2, 9, 11, 3), normal(3, 3, 3, 6), strides=1, padding=(0, 0)),
+    case("convolve", normal(2, 9, 12, 3), normal(4, 4, 3, 6), normal(6), strides=4, padding=(1, 1)),
+    case("convolve", normal(2, 8, 8, 3), normal(1, 1, 3, 6), strides=2, padding=(0, 0)),
+    *(
+        case("convolve", normal(2, *size, 5), normal(*kernel, 5, times), normal(5 * times), **how, depthwise=True)
+        for times in (1, 2)
+        for kernel, size, how in (
+            ((7, 7), (8, 8), {"strides": 1, "padding": (3, 3)}),
+            ((7, 7), (9, 12), {"strides": 2, "padding": (3, 3)}),
+            ((3, 3), (6, 7), {"strides": 2, "padding": (1, 1)}),
+            ((1, 11), (1, 77), {"strides": 1, "padding": (0, 5)}),
+        )
+    ),
+]
+DENSE = [
+    case("dense", normal(2, 3, length), normal(length, 7), *bias)
+    for length in (6, 512, 1100)  # on JAX one sum, one sum, and five
+    for bias in ((), (normal(7),))
+]
+DENSE_OF_VECTORS = [
+    case("dense_of_vectors", normal(3, length), normal(length, 5))
+    for length in (1024, 640, 80, 64, 7, 130)  # in groups of 64, 64 and 16, and whole
+]
+ATTENTION = [case("attention", normal(2, 5, 24), heads=2, causal=causal) for causal in (False, True)]
+ATTENTION_AT = [
+    case("attention_at", normal(2, 6, 8), normal(8, 24), *bias, heads=2, causal=causal, positions=np.array(positions))
+    for causal in (False, True)
+    for bias in ((normal(24),), ())
+    for positions in ([[5], [0]], [[1, 2, 2, 5], [5, 4, 3, 0]])
+]
+NORMS = [
+    case("layer_norm", normal(2, 5, 8), normal(8), normal(8), epsilon=1e-2),
+    case("layer_norm", normal(5, 8), normal(8), normal(8), epsilon=1e-5),
+    case("batch_norm", normal(2, 3, 4, 8), normal(8), positive(8), normal(8), normal(8), epsilon=1e-2),
+    case("batch_moments", normal(2, 3, 4, 8)),
+]
+OTHERS = [
+    case("gelu", normal(3, 7)),
+    case("exp", normal(5)),
+    case("mean_over_positions", normal(2, 3, 4, 8)),
+    case("unit_length", normal(3, 8)),
+    case("at", normal(2, 6, 8), positions=np.array([[5, 1], [0, 3]])),
+]
+CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *NORMS, *OTHERS]
+
+# The rest of the package handles memory and dtypes; its tests stand below, in test_saving.py and in test_threads.py.
+NOT_ARITHMETIC = {
+    "float64_enabled",
+    "float64_is_kept",
+    "hand_over",
+    "is_on_host",
+    "short_variable_names",
+    "tensor",
+    "view",
+}
+
+
+def test_every_kernel_has_a_plain_one_and_is_tested() -> None:
+    def functions(module: Any) -> set[str]:
+        found = inspect.getmembers(module, inspect.isfunction)
+        return {name for name, value in found if not name.startswith("_") and value.__module__ == module.__name__}
+
+    tested = {parameter.values[0] for parameter in CASES}
+    assert functions(plain) == tested | NOT_ARITHMETIC
+    assert all(hasattr(kernels, name) for name in functions(plain))
+    own = functions(kernels._backend) - functions(plain)
+    assert own <= {"compiles_for_cpu", "sum_of_shifted"}, "a kernel without a plain one"
+
+
+def call(operation: Function, options: dict[str, Any]) -> Function:
+    """A kernel of its arrays alone. Arrays among the options are no numbers to take a gradient of."""
+    given = {k: keras.ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    positions = given.pop("positions", None)
+    if positions is None:
+        return lambda *arrays: operation(*arrays, **given)
+    if operation.__name__ == "at":
+        return lambda states: operation(states, positions)
+    if "heads" in given:
+        return lambda inputs, kernel, bias=None: operation(positions, inputs, kernel, bias, **given)
+    raise AssertionError(operation)
+
+
+def first(outputs: Any) -> Any:
+    """One array of numbers, whatever a kernel gives."""
+    return (
+        keras.ops.concatenate([keras.ops.reshape(o, (-1,)) for o in outputs]) if isinstance(outputs, tuple) else outputs
+    )
+
+
+def compiled(function: Function) -> Function:
+    """A function as one program of the backend's own compiler; an error where it is not one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    import torch
+
+    torch.compiler.reset()  # one function compiled for every case would meet a limit
+    # One graph of all, but without the translation to machine code, for which there may be no compiler.
+    return torch.compile(function, backend="eager", fullgraph=True)
+
+
+def gradients(function: Function, arrays: Arrays, weights: np.ndarray, compile_it: bool = False) -> list[np.ndarray]:
+    """The gradient of a weighted sum of what a function puts out, for each of its arrays."""
+    factors = keras.ops.convert_to_tensor(weights)
+
+    def total(*values: Any) -> Any:
+        return keras.ops.sum(first(function(*values)) * factors)
+
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        gradient = jax.grad(total, argnums=tuple(range(len(arrays))))
+        found = (jax.jit(gradient) if compile_it else gradient)(*tensors)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        def gradient(*values: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                made = total(*values)
+            return tape.gradient(made, values)
+
+        found = (tf.function(gradient, autograph=False) if compile_it else gradient)(*tensors)
+    else:
+        import torch
+
+        values = [tensor.clone().requires_grad_() for tensor in tensors]
+        found = torch.autograd.grad(compiled(total)(*values) if compile_it else total(*values), values)
+    return [keras.ops.convert_to_numpy(each) for each in found]
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), CASES)
+def test_a_kernel_equals_the_plain_one(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
+    with float64_enabled():
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        own, truth = call(getattr(kernels, name), options), call(getattr(plain, name), options)
+        expected = keras.ops.convert_to_numpy(first(truth(*tensors)))
+        assert expected.dtype == np.float64
+        for way in (own, compiled(own)):
+            assert error(keras.ops.convert_to_numpy(first(way(*tensors))), expected) < EXACT
+        # Of a gradient that is 0 everywhere, rounding is all that is left: judged by the largest of all gradients.
+        weights = np.cos(np.arange(expected.size, dtype="float64")).reshape(expected.shape)
+        plain_gradients = gradients(truth, arrays, weights)
+        largest = max(np.abs(gradient).max() for gradient in plain_gradients)
+        for compile_it in (False, True):
+            for made, wanted in zip(gradients(own, arrays, weights, compile_it), plain_gradients, strict=True):
+                assert made.shape == wanted.shape
+                assert np.abs(made - wanted).max() < 1e-11 * largest
+
+
+# --- The plain ones, by their definitions in NumPy ---
+
+
+def made_plain(name: str, arrays: Arrays, options: dict[str, Any]) -> np.ndarray:
+    with float64_enabled():
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        return keras.ops.convert_to_numpy(first(call(getattr(plain, name), options)(*tensors)))
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), CONVOLUTIONS)
+def test_convolution_by_its_definition(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
+    images, kernel, *bias = arrays
+    (rows, columns), strides = options["padding"], options["strides"]
+    padded = np.pad(images, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
+    seen = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))[:, ::strides, ::strides]
+    if options.get("depthwise"):
+        expected = np.einsum("byxchw,hwcm->byxcm", seen, kernel)
+        expected = expected.reshape(*expected.shape[:3], -1)
+    else:
+        expected = np.einsum("byxchw,hwcf->byxf", seen, kernel)
+    assert error(made_plain(name, arrays, options), expected + sum(bias)) < EXACT
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), [*DENSE, *DENSE_OF_VECTORS])
+def test_products_by_their_definition(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
+    inputs, kernel, *bias = arrays
+    assert error(made_plain(name, arrays, options), inputs @ kernel + sum(bias)) < EXACT
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def attend(packed: np.ndarray, heads: int, causal: bool) -> np.ndarray:
+    batch, length, channels = packed.shape[0], packed.shape[1], packed.shape[2] // 3
+    query, key, value = np.moveaxis(packed.reshape(batch, length, 3, heads, channels // heads), 2, 0)
+    scores = np.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(channels // heads)
+    if causal:
+        scores += np.where(np.tri(length), 0, -np.inf)
+    return np.einsum("bhqk,bkhc->bqhc", softmax(scores), value).reshape(batch, length, channels)
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), ATTENTION)
+def test_attention_by_its_definition(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
+    assert error(made_plain(name, arrays, options), attend(*arrays, **options)) < EXACT
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), ATTENTION_AT)
+def test_attention_at_some_positions_is_that_at_all(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
+    inputs, kernel, *bias = arrays
+    whole = attend(inputs @ kernel + sum(bias), options["heads"], options["causal"])
+    expected = np.take_along_axis(whole, options["positions"][:, :, None], axis=1)
+    assert error(made_plain(name, arrays, options), expected) < EXACT
+
+
+def test_norms_by_their_definitions() -> None:
+    states, gamma, beta, mean, variance = normal(2, 5, 8), normal(8), normal(8), normal(8), positive(8)
+    centred = states - states.mean(-1, keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-2) * gamma + beta
+    assert error(made_plain("layer_norm", (states, gamma, beta), {"epsilon": 1e-2}), expected) < EXACT
+    expected = (states - mean) / np.sqrt(variance + 1e-2) * gamma + beta
+    given = (states, mean, variance, gamma, beta)
+    assert error(made_plain("batch_norm", given, {"epsilon": 1e-2}), expected) < EXACT
+    expected = np.concatenate([states.mean((0, 1)), states.var((0, 1))])
+    assert error(made_plain("batch_moments", (states,), {}), expected) < EXACT
+
+
+def test_the_others_by_their_definitions() -> None:
+    from math import erf
+
+    numbers, images = normal(4, 8), normal(2, 3, 4, 8)
+    assert (
+        error(made_plain("gelu", (numbers,), {}), numbers * (1 + np.vectorize(erf)(numbers / np.sqrt(2))) / 2) < EXACT
+    )
+    assert error(made_plain("mean_over_positions", (images,), {}), images.mean((1, 2))) < EXACT
+    lengths = np.linalg.norm(numbers, axis=-1, keepdims=True)
+    assert error(made_plain("unit_length", (numbers,), {}), numbers / lengths) < EXACT
+    zeros = keras.ops.convert_to_tensor(np.zeros((2, 8), "float32"))
+    assert not keras.ops.convert_to_numpy(kernels.unit_length(zeros)).any()
+    with float64_enabled():
+        powers = keras.ops.convert_to_numpy(kernels.exp(keras.ops.convert_to_tensor(numbers)))
+    assert error(powers, np.exp(numbers)) < EXACT
+
+
+# --- Rounding ---
+
+
+def rms(array: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(array))))
+
+
+def test_products_of_vectors_round_less_than_long_sums() -> None:
+    inputs, kernel = normal(8, 1024).astype("float32"), normal(1024, 512).astype("float32")
+    exact = inputs.astype("float64") @ kernel
+    made, whole = (
+        keras.ops.convert_to_numpy(
+            compiled(way)(keras.ops.convert_to_tensor(inputs), keras.ops.convert_to_tensor(kernel))
+        )
+        for way in (kernels.dense_of_vectors, keras.ops.matmul)
+    )
+    assert rms(made - exact) < 0.75 * rms(whole - exact)
+
+
+def test_batch_norm_is_not_off_to_one_side() -> None:
+    """What every layer rounds the same way adds up over a tower."""
+    gamma, beta, mean, variance = (positive(4096).astype("float32") for _ in range(4))
+    inputs = RANDOM.uniform(4.0, 8.0, (8, 4096)).astype("float32")
+    wide = [array.astype("float64") for array in (inputs, mean, variance, gamma, beta)]
+    exact = (wide[0] - wide[1]) / np.sqrt(wide[2] + 1e-5) * wide[3] + wide[4]
+    given = [keras.ops.convert_to_tensor(array) for array in (inputs, mean, variance, gamma, beta)]
+    relative = (
+        keras.ops.convert_to_numpy(compiled(lambda *arrays: kernels.batch_norm(*arrays, 1e-5))(*given)) / exact - 1
+    )
+    assert abs(relative.mean()) < 1e-8 and rms(relative) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm", "mean_over_positions", "unit_length"])
+def test_half_precision_is_computed_in_float32(name: str, dtype: str) -> None:
+    """Sums of squares beyond 65504 do not overflow, and the result has the dtype of the inputs."""
+    inputs = keras.ops.cast(np.full((1, 2, 2, 1024), 300.0) + np.arange(1024) / 8, dtype)
+    more: dict[str, tuple[Any, ...]] = {
+        "layer_norm": (*(keras.ops.ones(1024, dtype) for _ in range(2)), 1e-5),
+        "batch_norm": (*(keras.ops.ones(1024, dtype) for _ in range(4)), 1e-5),
+    }
+    made = getattr(kernels, name)(inputs, *more.get(name, ()))
+    assert keras.backend.standardize_dtype(made.dtype) == dtype
+    wide = keras.ops.convert_to_numpy(keras.ops.cast(made, "float32"))
+    given = [keras.ops.cast(a, "float32") if hasattr(a, "dtype") else a for a in (inputs, *more.get(name, ()))]
+    assert np.isfinite(wide).all()
+    assert error(wide, keras.ops.convert_to_numpy(getattr(plain, name)(*given))) < 2e-2
+
+
+# --- Memory ---
+
+
+def test_variables_take_over_memory_that_is_aligned() -> None:
+    array, variable = memory.empty((300, 50), "float32"), keras.Variable(np.zeros((300, 50), "float32"))
+    array[...] = RANDOM.normal(size=array.shape)
+    memory.hand_over(variable, array)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
+    seen = kernels.view(variable)
+    assert seen is not None and seen.ctypes.data == array.ctypes.data
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_filled_variables_hold_what_assigned_ones_do(axes: tuple[int, ...], dtype: str) -> None:
+    array = RANDOM.random((2 * memory.STRIP + 1, 3, memory.STRIP + 1), "float32").transpose(axes)
+    filled, assigned = (keras.Variable(np.zeros(array.shape), dtype=dtype) for _ in range(2))
+    memory.fill(filled, array)
+    assigned.assign(array)
+    assert np.array_equal(keras.ops.convert_to_numpy(filled), keras.ops.convert_to_numpy(assigned))
+
+
+def test_numbers_are_filled_in() -> None:
+    variable = keras.Variable(np.zeros(()), dtype="float32")
+    memory.fill(variable, np.array(3.5))
+    assert float(keras.ops.convert_to_numpy(variable)) == 3.5
+
+
+@pytest.mark.parametrize("name", ["tensor", "hand_over", "view", "is_on_host"])
+def test_the_plain_ways_of_sharing_memory_work_on_every_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend without ways of its own copies."""
+    array, variable = memory.empty((30, 5), "float32"), keras.Variable(np.zeros((30, 5), "float32"))
+    array[...] = RANDOM.normal(size=array.shape)
+    monkeypatch.setattr(kernels, name, getattr(plain, name))
+    plain.hand_over(variable, array)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
+    assert np.array_equal(keras.ops.convert_to_numpy(plain.tensor(array)), array)
+    assert plain.view(variable) is None

@@ -1,0 +1,139 @@
+"""Layers beyond their kernels: dtype policies, some positions alone, towers as one program, training."""
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.keras_models.architectures import FORMS
+from mobileclip_keras.keras_models.kernels import float64_enabled
+from mobileclip_keras.keras_models.layers.attention import SelfAttention
+from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
+from mobileclip_keras.keras_models.layers.dense import Linear
+from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
+from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
+
+from .small import SMALL_TEXT_TOWERS, small_model
+from .support import apply, error
+from .test_kernels import EXACT, compiled
+
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("positions", [[[5], [0], [3]], [[1, 2, 2, 5], [0, 0, 1, 5], [5, 4, 3, 0]]])
+def test_some_positions_of_a_block_are_those_of_all(positions: list[list[int]], causal: bool) -> None:
+    states, wanted = RANDOM.normal(size=(3, 6, 8)), np.array(positions, "int32")
+    with float64_enabled():
+        block = TransformerBlock(2, 16, causal=causal, dtype="float64")
+        block.build(states.shape)
+        for variable in block.weights:
+            variable.assign(RANDOM.normal(size=variable.shape))
+        states = keras.ops.convert_to_tensor(states)
+        whole = keras.ops.convert_to_numpy(block(states))
+        alone = keras.ops.convert_to_numpy(block(states, positions=keras.ops.convert_to_tensor(wanted)))
+    assert error(alone, np.take_along_axis(whole, wanted[:, :, None], axis=1)) < EXACT
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_quantised_attention_at_some_positions(qkv_bias: bool) -> None:
+    states, positions = RANDOM.normal(size=(2, 6, 8)).astype("float32"), np.array([[5, 1], [0, 3]], "int32")
+    layer = SelfAttention(2, qkv_bias=qkv_bias)
+    layer.build(states.shape)
+    for variable in layer.weights:
+        variable.assign(RANDOM.normal(size=variable.shape))
+    layer.qkv.quantize("int8", type_check=False)  # which Keras refuses to subclasses of its Dense
+    whole = keras.ops.convert_to_numpy(layer(states))
+    alone = keras.ops.convert_to_numpy(layer(states, positions=keras.ops.convert_to_tensor(positions)))
+    assert error(alone, np.take_along_axis(whole, positions[:, :, None], axis=1)) < 1e-5
+
+
+def test_a_penalty_on_the_outputs_of_an_inner_layer_counts() -> None:
+    """Inner layers are called past Keras, but not where Keras has more to do than to call them."""
+    block = FeedForward(16)
+    block.build((None, 8))
+    block.fc1.activity_regularizer = keras.regularizers.L2(1.0)
+    block(np.ones((2, 8), "float32"))
+    assert len(block.losses) == 1 and float(keras.ops.convert_to_numpy(block.losses[0])) > 0
+
+
+def test_a_layer_outside_a_tower_is_called_as_any_layer() -> None:
+    """Keras casts what it is given, also after a call that failed inside."""
+    layer, block = Linear(3, dtype="mixed_float16"), FeedForward(16)
+    block.build((None, 8))
+    with pytest.raises(Exception, match=r".*"):
+        block(np.ones((2, 5), "float32"))
+    assert keras.backend.standardize_dtype(layer(np.ones((2, 5), "float64")).dtype) == "float16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("of_inputs", ["float32", "float16"])
+def test_norms_keep_to_their_dtype_policy(dtype: str, of_inputs: str) -> None:
+    states = keras.ops.cast(RANDOM.normal(size=(2, 5, 8)), of_inputs)
+    kinds = (
+        (LayerNorm, keras.layers.LayerNormalization, {}),
+        (BatchNorm, keras.layers.BatchNormalization, {"epsilon": 1e-5, "momentum": 0.9}),
+    )
+    for own, plain, options in kinds:
+        made, expected = (kind(dtype=dtype, **options)(states) for kind in (own, plain))
+        assert made.dtype == expected.dtype
+        wide = (keras.ops.convert_to_numpy(keras.ops.cast(array, "float32")) for array in (made, expected))
+        assert error(*wide) < 1e-2
+
+
+def test_batch_norm_learns_as_keras_own_does() -> None:
+    images = RANDOM.normal(2.0, 3.0, (4, 3, 3, 8)).astype("float32")
+    own, plain = BatchNorm(), keras.layers.BatchNormalization(epsilon=1e-5, momentum=0.9)
+    for step in range(3):
+        made, expected = (keras.ops.convert_to_numpy(layer(images + step, training=True)) for layer in (own, plain))
+        assert error(made, expected) < 1e-5
+    for name in ("moving_mean", "moving_variance"):
+        made, expected = (keras.ops.convert_to_numpy(getattr(layer, name)) for layer in (own, plain))
+        assert error(made, expected) < 1e-6
+    assert int(keras.ops.convert_to_numpy(own.num_batches_tracked)) == 3
+    own.trainable = False
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in own.variables]
+    own(images, training=True)
+    after = [keras.ops.convert_to_numpy(v) for v in own.variables]
+    assert all(map(np.array_equal, before, after)), "a frozen batch norm neither learns nor counts"
+
+
+@pytest.mark.parametrize(
+    "tower, form",
+    [("small_mct", form) for form in FORMS] + [(name, "train") for name in SMALL_TEXT_TOWERS if name != "small_mct"],
+)
+@pytest.mark.parametrize("length", [77, 12, 1])
+def test_a_text_tower_computes_what_the_end_of_a_text_needs(tower: str, form: str, length: int) -> None:
+    """Wherever the end stands: a window around it may reach beyond both ends of the text."""
+    ends = sorted({0, length // 3, length - 1})
+    tokens = RANDOM.integers(1, 100, (len(ends), length)).astype("int32")
+    tokens[range(len(ends)), ends] = 49407
+    with float64_enabled():
+        encoder = small_model(None, tower, "float64", form=form).text_encoder
+        whole = keras.ops.convert_to_numpy(encoder.stage_outputs(tokens)["features"])
+        made = apply(encoder, tokens)
+    assert error(made, whole) < EXACT
+
+
+@pytest.mark.parametrize("towers", [("small_mci", "small_mct"), ("small_vit", "small_transformer_causal")])
+def test_towers_compile_to_one_program(towers: tuple[str, str]) -> None:
+    model = small_model(*towers, form="inference")
+    for encode, inputs in (
+        (model.encode_image, RANDOM.random((2, 64, 64, 3), "float32")),
+        (model.encode_text, RANDOM.integers(1, 400, (2, 77), "int32")),
+    ):
+        inputs = keras.ops.convert_to_tensor(inputs)
+        made, plain = (keras.ops.convert_to_numpy(way(inputs)) for way in (compiled(encode), encode))
+        assert error(made, plain) < 1e-5
+
+
+def test_fit_reaches_every_weight() -> None:
+    model = small_model("small_mci", "small_mct")
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=False)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    batch = {"image": RANDOM.random((4, 64, 64, 3), "float32"), "text": RANDOM.integers(1, 400, (4, 77), "int32")}
+    model.fit(batch, batch_size=4, epochs=3, verbose=0)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        new = keras.ops.convert_to_numpy(variable)
+        assert np.isfinite(new).all() and not np.array_equal(new, old), variable.path
