@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def convert(
     src: Annotated[str, typer.Option(help='A checkpoint file, a Hub repository, or "synthetic".')],
-    variant: Annotated[str | None, typer.Option(help="s0, s2, b, 2-s4 ...; detected where left out.")] = None,
+    variant: Annotated[str | None, typer.Option(help="s0, s2, b, 2-s4 ...; detected if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
     form: Annotated[str, typer.Option(help="both, inference or train.")] = "both",
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16, or keep for the file's own.")] = "float32",

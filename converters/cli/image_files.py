@@ -1,4 +1,4 @@
-"""Image files from what people type: files, folders, patterns; read in batches that fit into memory."""
+"""Finding the image files that the command line names, and reading them in batches that fit into memory."""
 
 import glob
 import os
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_BATCH = 64
-# What a tower needs for an image while it computes, in units of the image's own float32 array: 22 were
-# measured for MobileCLIP-S0, and the largest towers have four times its channels.
+# Memory that a tower needs for one image, as a multiple of the image's float32 array. MobileCLIP-S0 needs 22, as
+# measured; the largest towers have four times its channels.
 MEMORY_FACTOR = 100
-# Where the system does not tell what is free.
+# Assumed to be free where the system does not say.
 USUAL_MEMORY = 2 << 30
 
 
 class NoImagesError(MobileClipError):
-    """What was given leads to no image file."""
+    """A file, folder or pattern leads to no image file."""
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
     """Paths of image files, each once, those of a folder sorted.
 
     Args:
-        arguments: files, taken whatever their names; folders, of which every file below with an image's
-            suffix counts unless it or its folder is hidden; patterns with *, ? or **, for such suffixes, too.
+        arguments: files, folders or patterns with *, ? or **. A file may have any name. Below folders and for
+            patterns, only files with an image's suffix count; below folders, hidden files and folders do not.
 
     Raises:
         NoImagesError: where a folder or pattern leads to none.
@@ -47,7 +47,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         elif not os.path.exists(argument) and glob.has_magic(argument):
             files = [path for path in sorted(glob.glob(argument, recursive=True)) if _is_image(path, suffixes)]
         else:
-            files = [argument]  # also where there is none: the reader says so, and goes on to the others
+            files = [argument]  # also a missing one: the reader reports it and goes on
         if not files:
             raise NoImagesError(f"{argument} leads to no image files.")
         found |= dict.fromkeys(files)
@@ -85,7 +85,7 @@ def _free_memory() -> int:
 
 @dataclass
 class ImageBatches:
-    """Preprocessed images, batch by batch, without those that cannot be read.
+    """Preprocessed images, batch by batch. Images that cannot be read are left out.
 
     Args:
         files: paths.
@@ -97,7 +97,7 @@ class ImageBatches:
     preprocess: ImagePreprocessor
     batch_size: int
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Why each file that was passed over could not be read; complete once all batches were taken."""
+    """The reason for each file that was left out; complete once all batches were taken."""
 
     def __iter__(self) -> "Iterator[tuple[list[str], NDArray[np.float32]]]":
         """Pairs of paths and images, (paths, height, width, 3); `unreadable` grows meanwhile."""

@@ -11,11 +11,13 @@ from .terminal import Json, console, plain_errors, print_json, say
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="A converted folder whose verification passed.")],
-    repo: Annotated[str, typer.Option(help="user/name on the Hub; made where there is none.")],
+    repo: Annotated[str, typer.Option(help="user/name on the Hub; made if it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, change nothing; needs no token.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, change nothing; needs no token.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="The branch to upload to; main if left out.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Of the upload; v and the package's version.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Of the upload; v and the package version if left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Upload a verified folder to the Hugging Face Hub, with its model card and licence."""

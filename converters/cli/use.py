@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "s2"
 
-Images = Annotated[list[str], typer.Argument(help="Image files, folders (with all below), or patterns.")]
+Images = Annotated[list[str], typer.Argument(help="Image files, folders (with everything below), or patterns.")]
 Model = Annotated[str, typer.Option(help="A variant, a converted folder, or a Hub repository.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many to show.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; by the free memory where left out.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; chosen by the free memory if left out.")]
 
 
 class LinesError(MobileClipError):
-    """Labels or texts that were to be read from the command line or a file."""
+    """Labels or texts are missing or cannot be read."""
 
 
 def classify(
@@ -59,7 +59,7 @@ def classify(
         if not given:
             raise LinesError("Give --labels or --labels-file.")
         names = check_labels(given)
-        # One word may be the name of a set; several are templates of the user's own.
+        # One value may be the name of a set. Several are the user's own templates.
         prompts = get_templates(templates[0] if templates and len(templates) == 1 else templates or "single")
         files = find_images(images)
         quiet = errors if as_json else console
@@ -86,7 +86,7 @@ def classify(
 def embed(
     images: Images,
     out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
-    texts_file: Annotated[Path | None, typer.Option(help="Texts to embed, too, one on each line.")] = None,
+    texts_file: Annotated[Path | None, typer.Option(help="A file with texts to embed, one on each line.")] = None,
     model: Model = DEFAULT_MODEL,
     batch_size: BatchSize = None,
     force: Force = False,
@@ -129,9 +129,9 @@ def embed(
 
 
 def search(
-    queries: Annotated[list[str], typer.Argument(help="What to look for, in words; several make several lists.")],
+    queries: Annotated[list[str], typer.Argument(help="What to look for, in words. Each text gets its own list.")],
     source: Annotated[Path, typer.Option("--in", help="What `embed` wrote.")],
-    model: Annotated[str | None, typer.Option(help="In place of the one that the file names.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model to use in place of the one that the file names.")] = None,
     top_k: TopK = 5,
     as_json: Json = False,
 ) -> None:
@@ -162,7 +162,7 @@ def _load(name: str, towers: str, quiet: Console) -> "MobileClipModel":
 
 
 def _preprocessor(name: str, model: "MobileClipModel") -> Any:
-    """A folder's own preprocessing, else that of the model's variant."""
+    """The preprocessing in a folder, else that of the model's variant."""
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.tasks.zero_shot import preprocessor_of
 
@@ -205,7 +205,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _printable(path: str) -> str:
-    """A path as text that can be written anywhere, also where its bytes are not UTF-8."""
+    """A path as text that can always be printed: bytes that are not UTF-8 are replaced."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -214,7 +214,7 @@ def _unreadable(batches: _Shown) -> list[dict[str, str]]:
 
 
 def _finish(batches: _Shown, done: int, as_json: bool) -> None:
-    """Says what was passed over, and exits with 1 where nothing is left."""
+    """Reports the images that were left out, and exits with 1 if no image was read."""
     if batches.unreadable:
         if not as_json:
             for reason in batches.unreadable.values():

@@ -2,7 +2,7 @@
 
 Apple's licence (assets/LICENSE_MODELS.txt, the file LICENSE_MODELS of github.com/apple/ml-mobileclip) lets a
 converted copy be passed on if the copy carries the licence and the notice below, calls itself a Model
-Derivative, names what was changed, and claims no endorsement. The card says all that, and how right it is.
+Derivative, names what was changed, and claims no endorsement. The card does all that, and reports the verification.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ NOTICE = (
     "Apple Machine Learning Research Model is licensed under the Apple Machine Learning Research Model "
     "License Agreement."
 )
-# What the front matter says of every converted model.
+# The front matter of every model card holds these.
 METADATA = {
     "library_name": "keras",
     "pipeline_tag": "zero-shot-image-classification",
@@ -30,7 +30,7 @@ METADATA = {
 
 
 class CardError(MobileClipError, ValueError):
-    """A model card lacks something that the Hub or Apple's licence asks for; the message lists everything."""
+    """A model card lacks something that the Hub or Apple's licence needs; the message lists everything."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ def license_text() -> str:
 
 
 def validate_card(text: str) -> dict[str, Any]:
-    """Returns a card's front matter, checked for what the Hub's users and Apple's licence ask for.
+    """Checks a card for what the Hub's users and Apple's licence need, and returns its front matter.
 
-    Raises CardError with everything that is wrong.
+    Raises:
+        CardError: listing everything that is wrong.
     """
     metadata = _front_matter(text)
     wrong = [
@@ -128,7 +129,7 @@ def validate_card(text: str) -> dict[str, Any]:
         wrong.append("base_model does not name the repository of Apple's checkpoint (apple/…)")
     if "mobileclip" not in (metadata.get("tags") or ()):
         wrong.append("tags lack mobileclip")
-    # A card may be edited by hand, and so wrapped.
+    # Somebody may have edited the card and wrapped its lines.
     body = " ".join(text.replace("\n> ", "\n").split())
     for needed in (NOTICE, "Model Derivative", "## What was changed", f"]({LICENSE_FILE})"):
         if needed not in body:

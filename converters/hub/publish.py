@@ -1,4 +1,4 @@
-"""Putting a converted folder on the Hub, once it has been shown to be right."""
+"""Publishing a converted folder on the Hub, if its verification passed."""
 
 import shutil
 import tempfile
@@ -44,7 +44,7 @@ class PublishedFile:
     size: int
     """In bytes."""
     sent: bool
-    """Whether it was, or would be, uploaded; the repository holds the others already, bit for bit."""
+    """Whether it was uploaded, or would be. The repository holds the other files already, bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Publication:
     tag: str
     files: tuple[PublishedFile, ...]
     left_out: tuple[str, ...]
-    """Files of the folder that are no part of a converted model, and stay where they are."""
+    """Files of the folder that do not belong to a converted model. They are not uploaded."""
     would_create: bool = False
-    """Of a dry run: whether the repository is still to be made, or is one that this user may not see."""
+    """Of a dry run: whether this user sees no repository of that name."""
 
     def to_json(self) -> dict[str, Any]:
         """For the command line's --json."""
@@ -78,9 +78,8 @@ def publish(
 ) -> Publication:
     """Uploads a converted folder whose verification passed for exactly the weights in it.
 
-    The model card is written anew, for this repository, and so not taken from the folder, in which nothing
-    changes. Everything goes up in one commit, which is tagged; what the repository holds already is not sent
-    again.
+    The model card is written for this repository; the folder itself does not change. One commit holds everything and
+    gets the tag. Files that the repository holds already are not sent again.
 
     Args:
         folder: what `convert` wrote.
@@ -114,7 +113,7 @@ def publish(
 
 
 def find_problems(folder: Path) -> list[str]:
-    """What keeps a converted folder from being published, in words; empty where nothing does.
+    """The reasons why a converted folder cannot be published, in words; empty where it can.
 
     Raises:
         MobileClipError: where the folder holds no converted model, or its records cannot be read.
@@ -145,7 +144,7 @@ def find_problems(folder: Path) -> list[str]:
 
 
 def _needed(folder: Path) -> list[str]:
-    """The files of a converted folder, but for the model card."""
+    """The files of a converted folder, without the model card."""
     places = form_folders(folder).values()
     forms = [(place / name).relative_to(folder).as_posix() for place in places for name in _FORM_FILES]
     return [*forms, *_OTHER_FILES]
@@ -176,10 +175,10 @@ def _unverified_forms(verification: dict[str, Any], forms: tuple[str, ...]) -> l
 def _unreadable(folder: Path, missing: list[str]) -> list[str]:
     """What is wrong with the files of preprocessing and tokenizer."""
     problems = []
-    for kind, file in ((ImagePreprocessor, "preprocessor_config.json"), (Tokenizer, "tokenizer.json")):
+    for part, file in ((ImagePreprocessor, "preprocessor_config.json"), (Tokenizer, "tokenizer.json")):
         if file not in missing:
             try:
-                kind.from_pretrained(folder)
+                part.from_pretrained(folder)
             except MobileClipError as error:
                 problems.append(str(error).rstrip("."))
     return problems
@@ -197,7 +196,7 @@ def _staged(folder: Path, repo: str) -> Iterator[Path]:
                 (staged / path).symlink_to(source)
             except OSError:  # a system without links
                 shutil.copyfile(source, staged / path)
-        # Beside the records, but over no link: the folder's own licence is not written to.
+        # write_card writes the licence, too. Through the link, it would write into the folder itself.
         (staged / LICENSE_FILE).unlink()
         write_card(staged, repo)
         yield staged

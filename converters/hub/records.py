@@ -1,4 +1,4 @@
-"""The records in a converted folder: where it came from, and how its verification came out."""
+"""The records in a converted folder: its origin and the outcome of its verification."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class RecordError(MobileClipError):
 
 
 class _Record(dict[str, Any]):
-    """A record, or one within it, that says where something is missing."""
+    """A record, or a part of one. If a key is missing, the error names the file."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         super().__init__(content)
@@ -35,7 +35,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     """One of the JSON files of a converted folder.
 
     Raises:
-        RecordError: where it is missing or damaged; also where what is asked of the record is not in it.
+        RecordError: where it is missing or damaged. The record itself raises it for a key that it lacks.
     """
     path = folder / name
     try:

@@ -45,6 +45,10 @@ def placed_whole(target: Path, check: Callable[[], None] = lambda: None) -> Iter
 
 def _take_place(staged: Path, target: Path, old: Path) -> None:
     if not staged.is_dir():
+        # Some libraries write files that only their maker may read. Any other new file shows the usual permissions.
+        usual = staged.with_name("usual")
+        usual.touch()
+        staged.chmod(usual.stat().st_mode & 0o777)
         staged.replace(target)
         return
     if target.exists():
