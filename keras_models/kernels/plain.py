@@ -171,7 +171,8 @@ def attention_at(
     scores = ops.einsum("bnhd,chd->bhnc", query * (channels // heads) ** -0.5, to_key)
     scores = ops.einsum("bhnc,blc->bhnl", scores, inputs)
     if causal:
-        seen = ops.arange(ops.shape(inputs)[1]) <= positions[:, None, :, None]
+        place = ops.arange(ops.shape(inputs)[1], dtype=keras.backend.standardize_dtype(positions.dtype))
+        seen = place <= positions[:, None, :, None]
         scores = ops.where(seen, scores, -float("inf"))
     attended = ops.einsum("bhnl,blc->bhnc", ops.softmax(scores, axis=-1), inputs)
     attended = ops.einsum("bhnc,chd->bnhd", attended, to_value)
@@ -209,7 +210,7 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> T
     wide = _float32_at_least(dtype)
     states, gamma, beta = (ops.cast(array, wide) for array in (inputs, gamma, beta))
     mean, variance = ops.moments(states, axes=-1, keepdims=True)
-    scale = gamma * ops.rsqrt(variance + epsilon)
+    scale = gamma * _inverse_root(variance + epsilon)
     return ops.cast(states * scale + (beta - mean * scale), dtype)
 
 
@@ -232,9 +233,7 @@ def batch_norm(inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, be
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     wide = _float32_at_least(dtype)
     mean, variance, gamma, beta = (ops.cast(array, wide) for array in (mean, variance, gamma, beta))
-    # Not by TensorFlow's rsqrt, which on CPUs is 2e-8 too small in the mean. Every layer is then off to the same side,
-    # and over a tower that adds up to twice the error of the features.
-    scale = gamma / (variance + epsilon) ** 0.5
+    scale = gamma * _inverse_root(variance + epsilon)
     return ops.cast(ops.cast(inputs, wide) * scale + (beta - mean * scale), dtype)
 
 
@@ -284,6 +283,15 @@ def unit_length(features: Tensor) -> Tensor:
 def exp(inputs: Tensor) -> Tensor:
     """e to the power of each number. On JAX this function is in float32 at most."""
     return ops.exp(inputs)
+
+
+def _inverse_root(numbers: Tensor) -> Tensor:
+    """1 / sqrt(numbers), with an error that is 0 in the mean.
+
+    TensorFlow's rsqrt is 2e-8 too small in the mean on CPUs, and its graphs make an rsqrt of any division by a root.
+    Every layer is then off to the same side, and over a tower that adds up to twice the error of the features.
+    """
+    return numbers**0.5 / numbers
 
 
 def _float32_at_least(dtype: str) -> str:
