@@ -35,7 +35,7 @@ def load_keras(folder: str, form: str) -> Sample:
     import mobileclip_keras as mk
 
     sample = {"import": time.perf_counter() - own, "imports": time.perf_counter() - start}
-    import mobileclip_keras.keras_models.loading
+    import mobileclip_keras.keras_models.store.load
 
     with measured(sample):
         model = mk.MobileClipModel.from_pretrained(folder, form=form)
@@ -80,15 +80,17 @@ def keep_shapes(folder: Path, form: str) -> None:
     import keras
 
     from mobileclip_keras.keras_models.store.load import load_folder
+    from mobileclip_keras.keras_models.store.weights_file import layers_by_path
 
     kinds = ("BatchNormalization", "LayerNormalization", "Dense", "Embedding")
-    shapes = [
-        (
-            next((kind for kind in kinds if isinstance(layer, getattr(keras.layers, kind))), "Layer"),
-            [(v.name, tuple(v.shape)) for v in (*layer._trainable_variables, *layer._non_trainable_variables)],
-        )
-        for layer in load_folder(folder, form=form)._flatten_layers()
-    ]
+    shapes: list[Any] = []
+    seen: set[int] = set()
+    # Inner layers come after outer ones. Each variable belongs to the innermost layer that has it.
+    for _, layer in reversed([*layers_by_path(load_folder(folder, form=form))]):
+        own = [v for v in layer.weights if id(v) not in seen]
+        seen |= {id(v) for v in own}
+        kind = next((kind for kind in kinds if isinstance(layer, getattr(keras.layers, kind))), "Layer")
+        shapes.append((kind, [(v.name, tuple(v.shape)) for v in own]))
     (folder / f"{form}.json").write_text(json.dumps(shapes))
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from mobileclip_keras.converters.checkpoints import inspection
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.hub.records import RecordError, read_record
-from mobileclip_keras.keras_models.layers import branches
+from mobileclip_keras.keras_models import kernels
 from tests.converter_support import ROOT, S0, TIMM, arrays, as_torch, left_in, python, write
 
 RUNNER = CliRunner()
@@ -243,7 +243,7 @@ def test_a_conversion_that_computes_something_else_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """End to end, with a real tower, whose GELU is another one."""
-    monkeypatch.setattr(branches, "gelu", lambda inputs: keras.ops.gelu(inputs, approximate=True))
+    monkeypatch.setattr(kernels, "gelu", lambda inputs: keras.ops.gelu(inputs, approximate=True))
     out = tmp_path / "new" / "s0"
     text = run("convert", "--src", "synthetic", "--variant", "s0", "--out", out, status=1)
     assert "FAILED" in text and "NOT equal to PyTorch" in text

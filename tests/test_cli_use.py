@@ -99,9 +99,10 @@ def test_embed_then_search(folder: Path, suffix: str) -> None:
 
     found = json.loads(run("search", "a cat", "a rocket", "--in", out, "--top-k", 1, "--json"))
     for result, scores in zip(found["results"], texts @ images.T, strict=True):
-        best = int(np.argmax(scores))
-        assert result["matches"][0]["name"] == stored.names[best]
-        assert result["matches"][0]["score"] == pytest.approx(scores[best], abs=1e-5)
+        (match,) = result["matches"]
+        # The small model's scores may be equal but for rounding: either image is then the best.
+        assert scores[stored.names.index(match["name"])] >= scores.max() - 1e-6
+        assert match["score"] == pytest.approx(scores.max(), abs=1e-5)
     assert "rocket.jpg" in run("search", "a cat", "--in", out)
 
     before = out.read_bytes()

@@ -311,7 +311,7 @@ def test_a_disk_without_room_is_told_before_weights_are_written(
 ) -> None:
     """HDF5 ends the process where it finds out by itself."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000_000))
-    monkeypatch.setattr(weights_file, "_Store", None)
+    monkeypatch.setattr(weights_file, "_write", None)
     target = tmp_path / "new" / "out"
     message = "out could not be written: no space left on device. Nothing was left behind"
     refused(image_file, target, message, form="train")

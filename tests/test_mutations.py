@@ -7,6 +7,7 @@ and Keras', loaded from the same one by the tables, broken.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.converters.conversion.mapping import load_into, read_from
+from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS
 from mobileclip_keras.keras_models.layers import attention, blocks, branches, convolution, feed_forward, normalization
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
@@ -21,6 +23,7 @@ from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.store.weights_file import layers_by_path
 from mobileclip_keras.keras_models.towers import text, vit
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.compare import Features, check_rounding
@@ -209,9 +212,14 @@ def relu(inputs: Any) -> Any:
     return keras.ops.relu(inputs)
 
 
+def break_kernel(patch: pytest.MonkeyPatch, module: Any, name: str, wrong: Callable) -> None:
+    """Gives one file of layers another kernel. The others keep theirs."""
+    patch.setattr(module, "kernels", SimpleNamespace(**{**vars(module.kernels), name: wrong}))
+
+
 def break_gelu(wrong: Callable, where: tuple, patch: pytest.MonkeyPatch) -> dict:
     for module in where:
-        patch.setattr(module, "gelu", wrong)
+        break_kernel(patch, module, "gelu", wrong)
     return {}
 
 
@@ -233,15 +241,11 @@ def break_mask(patch: pytest.MonkeyPatch) -> dict:
 
 def break_mask_of_the_last_block(patch: pytest.MonkeyPatch) -> dict:
     """The one position that it computes sees also what comes after."""
-    call_at = attention.SelfAttention._call_at
 
-    def without_mask(self: Any, inputs: Any, positions: Any):
-        causal, self.causal = self.causal, False
-        outputs = call_at(self, inputs, positions)
-        self.causal = causal
-        return outputs
+    def without_mask(*arguments: Any) -> Any:
+        return kernels.attention_at(*arguments[:-1], False)
 
-    patch.setattr(attention.SelfAttention, "_call_at", without_mask)
+    break_kernel(patch, attention, "attention_at", without_mask)
     return {}
 
 
@@ -253,12 +257,12 @@ def break_text_epsilon(patch: pytest.MonkeyPatch) -> dict:
 
 def break_order_of_branches(patch: pytest.MonkeyPatch) -> dict:
     """Every strided convolution sees one pixel further, as Keras' own "same" padding would."""
-    convolve = convolution.convolve
 
-    def shifted(inputs: Any, kernel: Any, strides: Any, *options):
-        return convolve(keras.ops.roll(inputs, 1, axis=1) if strides > 1 else inputs, kernel, strides, *options)
+    def shifted(inputs: Any, *others: Any, strides: int, **options: Any) -> Any:
+        seen = keras.ops.roll(inputs, 1, axis=1) if strides > 1 else inputs
+        return kernels.convolve(seen, *others, strides=strides, **options)
 
-    patch.setattr(convolution, "convolve", shifted)
+    break_kernel(patch, convolution, "convolve", shifted)
     return {}
 
 
