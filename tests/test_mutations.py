@@ -23,7 +23,6 @@ from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.keras_models.store.weights_file import layers_by_path
 from mobileclip_keras.keras_models.towers import text, vit
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.compare import Features, check_rounding
