@@ -25,7 +25,7 @@ FAST = backend and not real and not nightly and not torch
 .DEFAULT_GOAL := help
 # Two backends at once would want more memory than there is.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-tensorflow test-jax test-torch test-fast lint format docs bench tables clean
+.PHONY: help venv demo test test-tensorflow test-jax test-torch test-fast lint format docs matrix bench tables clean
 .PHONY: nightly nightly-tensorflow nightly-large nightly-jax nightly-torch
 
 help:  ## list the targets
@@ -87,6 +87,11 @@ format: venv  ## let ruff mend what it can
 
 docs: venv  ## build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+# Rows by name: make matrix ROWS="lowest-jax nightly-jax". Each has an environment of its own, not .venv.
+ROWS ?=
+matrix:  ## the fast tests with the lowest, the newest and the coming versions
+	$(PYTHON) tests/matrix.py --write $(ROWS)
 
 # The alternatives that are measured beside this package are no part of .venv until then.
 bench: venv  ## how fast s0 is beside PyTorch, ONNX Runtime and OpenVINO
