@@ -32,22 +32,10 @@ TABLE_START, TABLE_END = "<!-- rows of tests/matrix.py -->", "<!-- end of rows -
 LONGEST = 3600
 """Seconds that one command may take."""
 
-LONG = ("any_batch_size", "dtype_policies", "towers_compile", "fit_reaches_every", "from_a_keras_file", "outputs_are_of_length")
-"""What takes half a minute or more on JAX, which compiles it. `make test` runs it."""
+PYTEST = ("-m", "backend and not real and not nightly and not torch")
+"""The fast part, as in pyproject.toml. An environment has one backend and little else."""
 
-PYTEST = (
-    *("-m", "backend and not slow and not large"),
-    *("-k", " and ".join(f"not {name}" for name in LONG)),
-    "tests/test_fast_paths.py",
-    "tests/test_models.py",
-    "tests/test_preprocessing_layer.py",
-    "tests/test_registry.py",
-    "tests/test_saved_folders.py",
-    "tests/test_saving.py",
-)
-"""What each row tells pytest. None of these files imports PyTorch: an environment has one backend."""
-
-VERIFY_PYTEST = ("-m", "not slow and not large", "tests/test_mutations.py", "tests/test_torch_reference.py")
+VERIFY_PYTEST = ("-m", "not real and not nightly", "tests/test_mutations.py", "tests/test_torch_reference.py")
 """The same for the rows that compare with PyTorch."""
 
 PROGRAMS = (("convert", "--help"), ("mobileclip-keras", "--help"), ("mobileclip-keras", "classify", "--help"))
@@ -76,7 +64,11 @@ ROWS = [
     Row("lowest-verify", "3.11", "torch", "lowest", ("verify",), VERIFY_PYTEST),
     *(Row(f"newest-{backend}", "3.11", backend, "newest") for backend in ("jax", "tensorflow", "torch")),
     Row("newest-verify", "3.11", "torch", "newest", ("verify",), VERIFY_PYTEST),
-    *(Row(f"{python}-{backend}", python, backend, "newest") for python in ("3.12", "3.13") for backend in ("jax", "tensorflow")),
+    *(
+        Row(f"{python}-{backend}", python, backend, "newest")
+        for python in ("3.12", "3.13")
+        for backend in ("jax", "tensorflow")
+    ),
     *(Row(f"nightly-{backend}", "3.11", backend, "nightly") for backend in ("jax", "tensorflow", "torch")),
 ]
 
@@ -172,7 +164,15 @@ def copy_checkout(folder: Path) -> None:
 def install(row: Row, python: Path, checkout: Path, environment: Path) -> None:
     asked, tools = requirements_of(row)
     run([python, "-m", "venv", environment])
-    pip = [environment / "bin" / "python", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+    pip = [
+        environment / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--progress-bar",
+        "off",
+        "--disable-pip-version-check",
+    ]
     constrained: list[Any] = []
     if row.versions == "lowest":
         constraints = checkout.parent / "lowest.txt"
@@ -266,9 +266,7 @@ def write_table(results: list[Result]) -> None:
     cells = {line[2:].split(" |")[0]: line.strip("| ").split(" | ") for line in old.strip().splitlines()[2:]}
     cells |= {result.row.name: result.cells() for result in results}
     ordered = sorted((name for name in cells if name in known), key=known.__getitem__)
-    TABLE_FILE.write_text(
-        f"{before}{TABLE_START}\n\n{table(cells[name] for name in ordered)}\n{TABLE_END}{after}"
-    )
+    TABLE_FILE.write_text(f"{before}{TABLE_START}\n\n{table(cells[name] for name in ordered)}\n{TABLE_END}{after}")
 
 
 def main() -> int:
