@@ -32,29 +32,10 @@ TABLE_START, TABLE_END = "<!-- rows of tests/matrix.py -->", "<!-- end of rows -
 LONGEST = 3600
 """Seconds that one command may take."""
 
-LONG = (
-    "any_batch_size",
-    "dtype_policies",
-    "towers_compile",
-    "fit_reaches_every",
-    "from_a_keras_file",
-    "outputs_are_of_length",
-)
-"""What takes half a minute or more on JAX, which compiles it. `make test` runs it."""
+PYTEST = ("-m", "backend and not real and not nightly and not torch")
+"""The fast part, as in pyproject.toml. An environment has one backend and little else."""
 
-PYTEST = (
-    *("-m", "backend and not slow and not large"),
-    *("-k", " and ".join(f"not {name}" for name in LONG)),
-    "tests/test_fast_paths.py",
-    "tests/test_models.py",
-    "tests/test_preprocessing_layer.py",
-    "tests/test_registry.py",
-    "tests/test_saved_folders.py",
-    "tests/test_saving.py",
-)
-"""What each row tells pytest. None of these files imports PyTorch: an environment has one backend."""
-
-VERIFY_PYTEST = ("-m", "not slow and not large", "tests/test_mutations.py", "tests/test_torch_reference.py")
+VERIFY_PYTEST = ("-m", "not real and not nightly", "tests/test_mutations.py", "tests/test_torch_reference.py")
 """The same for the rows that compare with PyTorch."""
 
 PROGRAMS = (("convert", "--help"), ("mobileclip-keras", "--help"), ("mobileclip-keras", "classify", "--help"))
