@@ -17,7 +17,8 @@ from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEn
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.registry import VARIANTS
-from mobileclip_keras.keras_models.towers.folding import fold, linear
+from mobileclip_keras.keras_models.towers.folded_convolution import as_convolution
+from mobileclip_keras.keras_models.towers.folding import fold
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import tower_rows
 
@@ -94,7 +95,7 @@ def test_rounding_a_skip_into_a_kernel_keeps_the_sum_of_its_taps(dtype: str, eps
     folded = RepMixer(64, form="inference", dtype=dtype)
     folded.build((None, 8, 8, 64))
     fold(mixer, folded)
-    exact = linear(mixer).kernel.reshape(9, 64)
+    exact = as_convolution(mixer).kernel.reshape(9, 64)
     kernel = _as_float64(folded.reparam_conv.kernel).reshape(9, 64)
     assert np.all(np.abs(kernel - exact).max(0) <= epsilon * np.abs(exact).max(0))
     rounded = _as_float64(keras.ops.cast(exact, dtype))
@@ -173,7 +174,7 @@ def test_what_is_folded_cannot_be_unfolded(form: str, wanted: str, choices: str)
 
 def test_only_linear_layers_have_a_convolution_that_equals_them() -> None:
     with pytest.raises(TypeError, match="A FeedForward is not linear"):
-        linear(FeedForward(3))
+        as_convolution(FeedForward(3))
     assert linear.dispatch(Convolution) is not linear.dispatch(object)
 
 

@@ -1,16 +1,15 @@
 """Reparameterisation: folding what is linear into the convolution or dense layer beside it.
 
-A batch norm in inference is x -> a x + b per channel, so it folds into what comes before it or, where nothing is
-padded in between, after it; parallel branches add up to one kernel; a skip is a kernel that is 1 in its centre;
-a layer scale multiplies the columns of the projection before it. All arithmetic is in float64 on the host and is
-rounded once, to the dtype of the new model; depthwise kernels so that the sums of their taps stay as they are.
-Sources: RepVGG (arXiv 2101.03697, section 3.3), MobileOne (arXiv 2206.04040, section 3.2), FastViT (arXiv 2303.14189,
-equations 2 to 4).
+folded_convolution.py folds branches and batch norms into one convolution. Beyond that, a batch norm folds into the
+dense layer after it where nothing is padded in between, and a layer scale folds into the dense layer before it. All
+arithmetic is in float64 on the host. The result is rounded once, to the dtype of the new model. Depthwise kernels are
+rounded such that the sum of their taps stays as it is.
+Source: FastViT (arXiv 2303.14189, section 3).
 """
 
 from collections.abc import Iterable
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,8 +21,8 @@ from ..layers.blocks import AttentionBlock, RepMixerBlock
 from ..layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.initializers import to_be_overwritten
-from ..layers.normalization import BatchNorm
 from .fastvit import FastViT, FastViTStage
+from .folded_convolution import affine, array_of, as_convolution
 from .text import TextBackbone
 from .vit import VisionTransformer
 
@@ -61,107 +60,6 @@ def fold_tower(tower: Any, form: str, dtype: str | None = None) -> Any:
     fold(tower.backbone, folded.backbone)
     _copy(tower.projection, folded.projection)
     return folded
-
-
-class Linear(NamedTuple):
-    """A convolution in float64.
-
-    kernel: (height, width, inputs, outputs), with inputs = 1 where it is depthwise.
-    bias: (outputs,).
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-
-    def then(self, scale: np.ndarray, shift: np.ndarray | float = 0.0) -> "Linear":
-        """Followed by x -> scale * x + shift on each output channel."""
-        return Linear(self.kernel * scale, self.bias * scale + shift)
-
-    def plus(self, other: "Linear") -> "Linear":
-        """Both applied to the same input and added up; the smaller kernel is centred in the larger."""
-        height, width = (max(sizes) for sizes in zip(self.kernel.shape[:2], other.kernel.shape[:2], strict=True))
-        kernel = _centred(self.kernel, height, width) + _centred(other.kernel, height, width)
-        return Linear(kernel, self.bias + other.bias)
-
-
-def _centred(kernel: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows, columns = height - kernel.shape[0], width - kernel.shape[1]
-    return np.pad(kernel, [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0), (0, 0)])
-
-
-def _identity(channels: int, depthwise: bool) -> Linear:
-    kernel = np.ones((1, channels)) if depthwise else np.eye(channels)
-    return Linear(kernel[None, None], np.zeros(channels))
-
-
-def _array(variable: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(variable).astype(np.float64)
-
-
-def _affine(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, shift) of a batch norm in inference."""
-    scale = _array(norm.gamma) / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
-    return scale, _array(norm.beta) - _array(norm.moving_mean) * scale
-
-
-@singledispatch
-def linear(layer: Any) -> Linear:
-    """The one convolution that equals a layer of linear branches; the activation after it is not part of it."""
-    raise TypeError(f"A {type(layer).__name__} is not linear.")
-
-
-@linear.register
-def _(layer: Convolution) -> Linear:
-    kernel = _array(layer.kernel)
-    if layer.depthwise:
-        kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
-    return Linear(kernel, np.zeros(layer.filters) if layer.bias is None else _array(layer.bias))
-
-
-@linear.register
-def _(layer: ConvNorm) -> Linear:
-    return linear(layer.conv).then(*_affine(layer.bn))
-
-
-@linear.register
-def _(layer: MobileOneBlock) -> Linear:
-    return _sum_of_branches(layer.branches, layer.depthwise)
-
-
-@linear.register
-def _(layer: LargeKernelConv) -> Linear:
-    return _sum_of_branches(layer.branches, depthwise=True)
-
-
-@linear.register
-def _(layer: RepMixer) -> Linear:
-    if layer.reparam_conv is not None:
-        return linear(layer.reparam_conv)
-    scale = _array(layer.layer_scale.gamma)
-    difference = linear(layer.mixer).plus(linear(layer.norm).then(np.array(-1.0)))
-    return _identity(scale.size, depthwise=True).plus(difference.then(scale))
-
-
-@linear.register
-def _(layer: ConditionalPositionalEncoding) -> Linear:
-    if layer.reparam_conv is not None:
-        return linear(layer.reparam_conv)
-    encoding = linear(layer.pos_enc)
-    return encoding.plus(_identity(encoding.bias.size, depthwise=True))
-
-
-def _sum_of_branches(branches: list[Any], depthwise: bool) -> Linear:
-    parts = []
-    for branch in branches:
-        if isinstance(branch, BatchNorm):
-            scale, shift = _affine(branch)
-            parts.append(_identity(scale.size, depthwise).then(scale, shift))
-        else:
-            parts.append(linear(branch))
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.plus(part)
-    return total
 
 
 @singledispatch
@@ -235,18 +133,18 @@ def _fold_branches(source: Any, target: Any) -> None:
     if convolution is None:
         _copy(source, target)
     else:
-        folded = linear(source)
+        folded = as_convolution(source)
         kernel = _rounded(folded.kernel, convolution.kernel.dtype) if convolution.depthwise else folded.kernel
         fill(convolution.kernel, kernel.reshape(convolution.kernel.shape))
         fill(convolution.bias, folded.bias)
 
 
 def _rounded(kernel: np.ndarray, dtype: str) -> np.ndarray:
-    """A depthwise kernel rounded to `dtype`, the sum of each channel's taps kept.
+    """A depthwise kernel rounded to `dtype`, with the sum of each channel's taps kept.
 
-    A tap that a skip is folded into is about 1, and rounding it is an error as large as rounding an activation: but the
-    same at every position of every image, which no average over positions takes out. The smallest tap, which can say it
-    most finely, makes up for what rounding has taken from the others.
+    Folding a skip makes one tap about 1. Rounding that tap is as large an error as rounding an activation, but the same
+    at every position of every image, so no average over positions takes it out. The smallest tap has the finest steps.
+    It makes up for what rounding took from the others.
     """
     taps = kernel.reshape(-1, kernel.shape[-1])
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and nothing can make up for it
@@ -273,9 +171,9 @@ def _fold_scale(source: Any, source_scale: Any, target: Any, target_scale: Any) 
         if source_scale is not None:
             _copy(source_scale, target_scale)
         return
-    factor = _array(source_scale.gamma)
-    fill(target.kernel, _array(source.kernel) * factor)
-    fill(target.bias, _array(source.bias) * factor)
+    factor = array_of(source_scale.gamma)
+    fill(target.kernel, array_of(source.kernel) * factor)
+    fill(target.bias, array_of(source.bias) * factor)
 
 
 def _fold_attention(source: AttentionBlock, target: AttentionBlock) -> None:
@@ -283,8 +181,8 @@ def _fold_attention(source: AttentionBlock, target: AttentionBlock) -> None:
     source_mixer: SelfAttention = source.token_mixer
     target_mixer: SelfAttention = target.token_mixer
     if source.norm is not None and target.norm is None:
-        scale, shift = _affine(source.norm)
-        kernel = _array(source_mixer.qkv.kernel)
+        scale, shift = affine(source.norm)
+        kernel = array_of(source_mixer.qkv.kernel)
         fill(target_mixer.qkv.kernel, scale[:, None] * kernel)
         fill(target_mixer.qkv.bias, shift @ kernel)
     else:
