@@ -62,7 +62,7 @@ def affine(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 @singledispatch
 def as_convolution(layer: Any) -> FoldedConvolution:
     """The one convolution that equals a layer of linear branches; the activation after it is not part of it."""
-    raise TypeError(f"A {type(layer).__name__} is not as_convolution.")
+    raise TypeError(f"A {type(layer).__name__} is not linear.")
 
 
 @as_convolution.register
