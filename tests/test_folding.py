@@ -175,7 +175,7 @@ def test_what_is_folded_cannot_be_unfolded(form: str, wanted: str, choices: str)
 def test_only_linear_layers_have_a_convolution_that_equals_them() -> None:
     with pytest.raises(TypeError, match="A FeedForward is not linear"):
         as_convolution(FeedForward(3))
-    assert linear.dispatch(Convolution) is not linear.dispatch(object)
+    assert as_convolution.dispatch(Convolution) is not as_convolution.dispatch(object)
 
 
 def test_other_backbones_are_carried_over_whole() -> None:
