@@ -100,14 +100,12 @@ class CommandError(Exception):
 
 
 def run(command: Iterable[Any], **options: Any) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LONGEST,
-        **options,
-    )
+    words = [str(word) for word in command]
+    merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": LONGEST}
+    try:
+        done = subprocess.run(words, **merged, **options)
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"It took more than {LONGEST} seconds.") from None
     if done.returncode:
         raise CommandError(done.stdout)
     return done.stdout
@@ -164,25 +162,18 @@ def copy_checkout(folder: Path) -> None:
 def install(row: Row, python: Path, checkout: Path, environment: Path) -> None:
     asked, tools = requirements_of(row)
     run([python, "-m", "venv", environment])
-    pip = [
-        environment / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--progress-bar",
-        "off",
-        "--disable-pip-version-check",
-    ]
+    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    get = [*pip, "install", "--progress-bar", "off"]
     constrained: list[Any] = []
     if row.versions == "lowest":
         constraints = checkout.parent / "lowest.txt"
         constraints.write_text("\n".join(lower_bounds([*asked, *tools])) + "\n")
         constrained = ["-c", constraints]
     extras = ",".join((row.backend, *row.extras))
-    run([*pip, *constrained, f"{checkout}[{extras}]", *tools])
+    run([*get, *constrained, f"{checkout}[{extras}]", *tools])
     if row.versions == "nightly":  # It installs under Keras' import name, beside a release that others ask for.
-        run([*pip[:3], "uninstall", "--quiet", "--yes", "keras"])
-        run([*pip, "--pre", "keras-nightly"])
+        run([*pip, "uninstall", "--quiet", "--yes", "keras"])
+        run([*get, "--pre", "keras-nightly"])
 
 
 def installed_versions(environment: Path) -> dict[str, str]:
@@ -209,8 +200,6 @@ def run_tests(row: Row, checkout: Path, environment: Path) -> tuple[str, str, li
         printed = str(error)
         named = re.findall(r"^(?:FAILED|ERROR) (.*)$", printed, re.MULTILINE)
         failures += named or [last_line(printed)]
-    except subprocess.TimeoutExpired:
-        return "failed", f"took more than {LONGEST} s", failures
     summary = re.sub(r" in [\d.]+s.*", "", last_line(printed)).strip("= ")
     if failures and "failed" not in summary and "error" not in summary:
         summary += f", {failures[0]}"
