@@ -83,8 +83,9 @@ OTHERS = [
 ]
 CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *NORMS, *OTHERS]
 
-# The rest of the package handles memory and dtypes; its tests stand below, in test_saving.py and in test_threads.py.
+# Memory, dtypes and export. Their tests stand below, in test_saving.py, test_threads.py and test_tensorflow.py.
 NOT_ARITHMETIC = {
+    "export_saved_model",
     "float64_enabled",
     "float64_is_kept",
     "hand_over",

@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.kernels import float64_enabled, gelu, memory
+from mobileclip_keras.keras_models.kernels.keras_internals import TakesTokens
 
 from .small import small_model
 from .support import TOKENS, error, images
@@ -39,6 +41,27 @@ def in_litert(converter: Any, inputs: np.ndarray) -> np.ndarray:
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_models_of_tokens_are_exported_without_the_private_part_of_keras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The public way to a SavedModel does not depend on it."""
+    monkeypatch.delattr(TakesTokens, "_default_save_signature")
+    model = small_model("small_mci", "small_mct", form="inference")
+    for found, inputs in ((model, INPUTS), (model.text_encoder, INPUTS["text"])):
+        made, expected = exported(found, tmp_path / found.name, inputs), found(inputs, training=False)
+        for value, wanted in zip(keras.tree.flatten(made), keras.tree.flatten(expected), strict=True):
+            assert error(np.asarray(value), np.asarray(wanted)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keras_exports_a_model_of_tokens_for_litert(tmp_path: Path) -> None:
+    encoder = small_model(None, "small_mct", form="inference").text_encoder
+    signature = [keras.InputSpec(shape=(1, 77), dtype="int32")]
+    encoder.export(tmp_path / "text.tflite", format="litert", input_signature=signature, verbose=False)
+    assert (tmp_path / "text.tflite").stat().st_size > 1000
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own, of what it will take out
@@ -77,5 +100,5 @@ def test_variables_of_a_strategy_are_filled_and_seen() -> None:
     with tensorflow.distribute.MirroredStrategy(["CPU:0"]).scope():
         variable = keras.Variable(np.zeros((4, 3)), dtype="float32")
     memory.fill(variable, np.arange(12.0).reshape(3, 4).T)
-    seen = memory.view(variable)
+    seen = kernels.view(variable)
     assert seen is not None and np.array_equal(seen, np.arange(12.0).reshape(3, 4).T)

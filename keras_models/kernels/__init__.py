@@ -38,6 +38,7 @@ layer_norm = _fastest(plain.layer_norm)
 mean_over_positions = _fastest(plain.mean_over_positions)
 unit_length = _fastest(plain.unit_length)
 
+export_saved_model = _fastest(plain.export_saved_model)
 float64_enabled = _fastest(plain.float64_enabled)
 float64_is_kept = _fastest(plain.float64_is_kept)
 hand_over = _fastest(plain.hand_over)

@@ -311,6 +311,18 @@ def float64_enabled() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:
+    """Writes a model as a TensorFlow SavedModel whose `serve` is the model's call in inference.
+
+    Args:
+        model: a keras.Model.
+        folder: where to write.
+        input_signature: shapes and dtypes of the inputs.
+        verbose: whether to say what was written.
+    """
+    keras.Model.export(model, folder, "tf_saved_model", verbose, input_signature)
+
+
 def short_variable_names() -> AbstractContextManager[Any]:
     """Within this context the backend's own names of new variables may be short. Keras' paths stay whole."""
     return nullcontext()

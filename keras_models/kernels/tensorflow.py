@@ -40,6 +40,14 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
     return tf.reshape(outputs, (*keras.ops.shape(inputs)[:-1], kernel.shape[-1]))
 
 
+def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:
+    """By its variables and one function: `track` would have TensorFlow trace the model for floats (keras_internals.py)."""
+    archive = keras.export.ExportArchive()
+    archive.add_variable_collection("model_variables", model.variables)
+    archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), input_signature)
+    archive.write_out(folder, verbose=verbose is None or verbose)
+
+
 def short_variable_names() -> AbstractContextManager[Any]:
     """TensorFlow makes a program for each name and shape of a variable, which takes half a millisecond.
 

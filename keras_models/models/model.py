@@ -11,6 +11,7 @@ from keras import ops
 from .. import kernels
 from ..inputs.preprocessing import ImagePreprocessor
 from ..inputs.tokenizer import Tokenizer
+from ..kernels.keras_internals import TakesTokens
 from ..registry import VARIANTS, Variant, get_variant
 from ..store.load import load_pretrained
 from ..store.model_config import check_towers
@@ -27,7 +28,7 @@ MAX_LOGIT_SCALE = 100.0
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipModel(keras.Model):
+class MobileClipModel(TakesTokens, keras.Model):
     """MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691): images and texts to comparable features.
 
     Args:

@@ -8,6 +8,7 @@ from keras import ops
 
 from ..architectures import TEXT_TOWERS
 from ..kernels.float64 import check_float64
+from ..kernels.keras_internals import TakesTokens
 from ..layers.dense import VectorLinear
 from ..layers.initializers import normal
 from ..registry import get_variant
@@ -17,7 +18,7 @@ from ..types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipTextEncoder(keras.Model):
+class MobileClipTextEncoder(TakesTokens, keras.Model):
     """A text tower: token ids to features, not normalised.
 
     Args:
