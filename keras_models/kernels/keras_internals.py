@@ -12,8 +12,8 @@ class TakesTokens:
     """Mixed into a model that takes token ids: keeps Keras from tracing it for floats when it is exported.
 
     On TensorFlow, Keras gives every model a default signature of floats, and TensorFlow traces it for whatever it
-    saves. LiteRT's converter, `tf.saved_model.save` and `ExportArchive.track` all meet it, and a model of tokens refuses
-    floats. There is no public switch. Read in Keras 3.15.1, keras/src/backend/tensorflow/layer.py.
+    saves. LiteRT's converter, `tf.saved_model.save` and `ExportArchive.track` all meet it. A model of tokens refuses
+    floats, so they all fail. There is no public switch. Read in Keras 3.15.1, keras/src/backend/tensorflow/layer.py.
 
     `export` to a SavedModel goes the public way, which never asks for that signature. It works without this attribute.
     """

@@ -41,7 +41,7 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
 
 
 def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:
-    """By its variables and one function: `track` would have TensorFlow trace the model for floats (keras_internals.py)."""
+    """By its variables and one function. `track` would have TensorFlow trace the model for floats, see TakesTokens."""
     archive = keras.export.ExportArchive()
     archive.add_variable_collection("model_variables", model.variables)
     archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), input_signature)
