@@ -122,11 +122,19 @@ def images(size: int, count: int = 4) -> np.ndarray:
 TOKENS = synthetic.tokens(4, seed=0)
 
 
-def apply(tower: Any, inputs: Any) -> np.ndarray:
-    """What a tower makes of a batch; compiled on JAX, which is slow where it runs operation by operation."""
+def call(model: keras.Model, inputs: Any) -> Any:
+    """What a model makes of a batch or of a dict of batches.
+
+    It is compiled on JAX, which compiles every operation for every shape where it runs them one by one.
+    """
     if keras.backend.backend() == "jax":
-        return np.asarray(_compiled(tower)(inputs))
-    return keras.ops.convert_to_numpy(tower(keras.ops.convert_to_tensor(inputs), training=False))
+        return _compiled(model)(inputs)
+    return model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
+
+
+def apply(tower: keras.Model, inputs: Any) -> np.ndarray:
+    """What a tower makes of a batch, as NumPy has it."""
+    return keras.ops.convert_to_numpy(call(tower, inputs))
 
 
 def _compiled(tower: Any) -> Callable[[Any], Any]:

@@ -21,7 +21,7 @@ from mobileclip_keras.keras_models.store.file_names import CONFIG, WEIGHTS
 from mobileclip_keras.keras_models.store.weights_file import save_model
 
 from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, small_model
-from .support import ROOT, TOKENS, features, images, weights
+from .support import ROOT, TOKENS, call, features, images, weights
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -29,7 +29,7 @@ INPUTS = {"image": images(64, 2), "text": TOKENS[:2]}
 
 
 def outputs(model: keras.Model, inputs: dict[str, np.ndarray] = INPUTS) -> dict[str, np.ndarray]:
-    made = model({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()}, training=False)
+    made = call(model, inputs)
     return {key: keras.ops.convert_to_numpy(keras.ops.cast(value, "float64")) for key, value in made.items()}
 
 
