@@ -13,8 +13,8 @@ FINE = 2.0**22
 COARSE = 2.0**11
 
 
-# Rescaling is Keras's public layer that also runs inside a tf.data pipeline whatever backend Keras is on;
-# this one resizes and crops before rescaling.
+# Rescaling is a public layer of Keras that also runs inside a tf.data pipeline, whatever backend Keras runs on.
+# This layer resizes and crops before it rescales.
 @keras.saving.register_keras_serializable("mobileclip_keras")
 class PreprocessingLayer(keras.layers.Rescaling):
     """Resizes the shortest side, crops the centre, and normalises, with Pillow's arithmetic in tensors.
@@ -23,12 +23,12 @@ class PreprocessingLayer(keras.layers.Rescaling):
     (as `tf.io.decode_jpeg` and `keras.utils.image_dataset_from_directory` give; multiply floats in [0, 1] by
     255 first), and gives float32 (image_size, image_size, 3), with the batch where there was one.
 
-    Against `ImagePreprocessor` on the same pixels, every resized pixel has the same 8-bit value, and what is
-    left is float32 rounding of the last multiplication. Measured on the eight photographs of verify/photos in
+    On the same pixels, every resized pixel has the same 8-bit value as `ImagePreprocessor` gives it. What differs
+    is the float32 rounding of the last multiplication. Measured on the eight photographs of verify/photos in
     three sizes, with both filters, on TensorFlow, JAX and PyTorch: at most 1.4e-7, on average 1.5e-8, in
-    units of [0, 1]. One exception: images more than twice as tall as wide, which Pillow 13 shrinks in the
-    other order; there one value in nine differs, by one step of 1/255, rarely two, on average 0.0005. JPEG
-    decoders may differ more than that among themselves.
+    units of [0, 1]. There is one exception. Pillow 13 shrinks images more than twice as tall as wide in the other
+    order. There one value in nine differs, by one step of 1/255, rarely two, on average 0.0005. Two JPEG decoders
+    may differ by more than that.
 
     It rounds to 8 bits, so no gradient passes through. JAX compiles it anew for every image size.
 
@@ -52,7 +52,7 @@ class PreprocessingLayer(keras.layers.Rescaling):
     ) -> None:
         if interpolation not in FILTERS:
             raise ValueError(f'interpolation must be "bilinear" or "bicubic", not {interpolation!r}.')
-        # Pixels need float32, also where the model behind computes in 16 bits.
+        # Pixels need float32, also for a model that computes in 16 bits.
         kwargs.setdefault("dtype", "float32")
         # Shaped to stay the last axis whatever Keras's image_data_format is.
         deviation = np.reshape(np.asarray(std, np.float64), (1, 1, 3))
@@ -84,12 +84,19 @@ class PreprocessingLayer(keras.layers.Rescaling):
         return super().call(images)
 
     def _taps(self, arange: Callable[..., Any], old: Any, new: Any) -> tuple[Any, Any]:
-        """Which of the `old` pixels of a side each of the middle `image_size` of the `new` is made of, and
-        how much of each: two arrays (image_size, taps).
+        """For each pixel of the result, the old pixels that it is made of and how much of each.
 
-        Pillow's filters (src/libImaging/Resample.c): half-pixel centres, widened when shrinking. All in
-        float64, and with operators alone, which NumPy and TensorFlow share; Keras's functions turn
-        TensorFlow's float64 into float32 when Keras itself runs on another backend.
+        Pillow's filters (src/libImaging/Resample.c): half-pixel centres, widened when shrinking. All is computed
+        in float64 with operators alone, which NumPy and TensorFlow share. Keras' functions turn TensorFlow's
+        float64 into float32 when Keras itself runs on another backend.
+
+        Args:
+            arange: of whatever holds `old` and `new`.
+            old: pixels along the side of the image.
+            new: pixels along the side once it is resized, of which the middle `image_size` are kept.
+
+        Returns:
+            Indices of old pixels, and their weights: two float64 arrays (image_size, taps).
         """
         reach, curve = FILTERS[self.interpolation]
         scale = old / new

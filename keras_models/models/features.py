@@ -61,7 +61,7 @@ def encode(
         filled = np.resize(batch, (batch_size, *batch.shape[1:])) if fill or len(rows) > batch_size else batch
         outputs = model.feature_model().predict_on_batch({key: filled})
         features[start : start + batch_size] = np.asarray(outputs[f"{key}_features"])[: len(batch)]
-    # Half precision rounds lengths, too.
+    # In half precision the model's own lengths are rounded.
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 

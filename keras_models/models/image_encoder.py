@@ -119,7 +119,7 @@ class MobileClipImageEncoder(keras.Model):
             "backbone": found.image_tower,
             "embed_dim": found.embed_dim,
             "image_size": found.image_size,
-            # Apple's own layout has no bias; weights trained in open_clip on timm's towers have one.
+            # Apple's own layout has no bias. Weights trained in open_clip on timm's towers have one.
             "projection_bias": found.published.layout != "apple",
             "norm_epsilon": found.image_norm_epsilon,
             "stem_padding": found.image_stem_padding,

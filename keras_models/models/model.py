@@ -64,7 +64,7 @@ class MobileClipModel(TakesTokens, keras.Model):
             initializer=keras.initializers.Constant(math.log(1 / 0.07)),
             autocast=False,
         )
-        # Behind a function, as Keras would take a model that is an attribute for a part of this one.
+        # A function hides it: Keras takes every attribute that is a model for a part of this one.
         self._feature_model: Callable[[], FeatureModel] | None = None
         self.built = True
 
@@ -241,7 +241,7 @@ class MobileClipModel(TakesTokens, keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        """What `fit` makes small: the loss given to `compile`; where none was, the contrastive one over the
+        """What `fit` minimises: the loss given to `compile`; without one, the contrastive loss over the
         pairs of a batch, which needs both images and texts and no targets. The towers' own losses are added."""
         if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -29,7 +29,7 @@ from .file_names import CONFIG, METADATA, WEIGHTS
 from .variables import variables_by_name
 
 VARIABLES = b"vars"
-HDF5_OVERHEAD = 2048  # bytes beside each array, about; its groups are most of it
+HDF5_OVERHEAD = 2048  # bytes beside each array, roughly; most of it is groups
 
 
 @memory.no_collection()
@@ -50,7 +50,7 @@ def save_model(model: keras.Model, folder: Path) -> None:
     metadata = {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}
     (folder / CONFIG).write_text(json.dumps(keras.saving.serialize_keras_object(model)))
     (folder / METADATA).write_text(json.dumps(metadata))
-    # One view after another: between other work, each takes TensorFlow four times as long.
+    # All views are taken at once. With other work in between, each takes TensorFlow four times as long.
     views = {id(variable): kernels.view(variable) for variable in model.variables}
     with h5py.File(folder / WEIGHTS, "w") as file:
         for path, layer in layers_by_path(model):
@@ -60,7 +60,7 @@ def save_model(model: keras.Model, folder: Path) -> None:
 def save_by_keras(model: keras.Model, folder: Path) -> None:
     """As `save_model`, by Keras' own means."""
     keras.saving.save_model(model, folder, zipped=False)
-    shutil.rmtree(folder / "assets", ignore_errors=True)  # made for layers with files of their own; none has
+    shutil.rmtree(folder / "assets", ignore_errors=True)  # for layers with files of their own; ours have none
 
 
 def can_write(model: keras.Model) -> bool:
@@ -130,7 +130,7 @@ def _write(group: h5py.Group, layer: keras.layers.Layer, views: dict[int, np.nda
         if array.dtype == ml_dtypes.bfloat16:  # HDF5 has no such type, and Keras marks it
             group.create_dataset(key, data=array).attrs["dtype"] = "bfloat16"
             continue
-        # As `create_dataset` does, which takes as long for what it could be asked beyond that.
+        # What `create_dataset` does. Its other options take as long as the writing itself.
         space = h5py.h5s.create_simple(array.shape) if array.ndim else h5py.h5s.create(h5py.h5s.SCALAR)
         made = h5py.h5d.create(group.id, key.encode(), h5py.h5t.py_create(array.dtype, logical=True), space)
         if array.size:
@@ -156,12 +156,12 @@ def load_weights(model: keras.Model, path: Path) -> None:
         OSError, ValueError, KeyError: where the file is damaged, or of another model.
     """
     layers: dict[str, list[keras.Variable]] = {}
-    # Without both towers, the scale of the logits is not among the named.
+    # `variables_by_name` leaves the logit scale out where a tower is missing.
     named = {**variables_by_name(model), "logit_scale": model.logit_scale}
     for name, variable in named.items():
         layers.setdefault(name.rpartition("/")[0], []).append(variable)
     with h5py.File(path) as file:
-        # By h5py's lower level: for the thousands of arrays, the upper one takes as long as reading them.
+        # By h5py's low-level API. The other one takes as long as reading the thousands of arrays.
         found = {
             name: [h5py.h5d.open(group, b"%d" % index) for index in range(group.get_num_objs())]
             for name, group in _layers(file.id, "", _above(layers))
@@ -170,7 +170,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
         if all(_fits(variables, found.get(name)) for name, variables in layers.items()):
             pairs = [pair for name, held in layers.items() for pair in zip(held, found[name], strict=True)]
             arrays = [(variable, _read(dataset)) for variable, dataset in pairs]
-            for variable, array in arrays:  # apart, for between reading each takes TensorFlow four times as long
+            for variable, array in arrays:  # apart: in between reading, each takes TensorFlow four times as long
                 memory.hand_over(variable, array)
             return
     model.load_weights(path)
@@ -191,7 +191,7 @@ def _layers(group: Any, path: str, wanted: set[str]) -> Iterator[tuple[str, Any]
             continue
         child = h5py.h5g.open(group, key)
         inner = path
-        if VARIABLES in child:  # else it is a list of layers, which has no name of its own
+        if VARIABLES in child:  # otherwise it is a list of layers, which has no name
             name = h5py.Group(h5py.h5g.open(child, VARIABLES)).attrs.get("name", key.decode())
             inner = f"{path}/{name}".removeprefix("/")
             if inner not in wanted:
