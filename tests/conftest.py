@@ -41,7 +41,7 @@ NEED_TORCH = (
     "test_preprocessing.py",
     "test_to_torch.py",
 )
-collect_ignore = [] if find_spec("torch") else list(NEED_TORCH)
+collect_ignore = [] if all(map(find_spec, ("torch", "torchvision", "timm", "open_clip"))) else list(NEED_TORCH)
 
 # TensorFlow since 2.20 lends its LLVM to every library loaded after it. Triton, which torchvision, timm and
 # open_clip load by way of PyTorch, then aborts the process (tensorflow/tensorflow#124205); loaded first, it
