@@ -1,8 +1,8 @@
 """What "equal to PyTorch" means: the one place where tolerances are stated.
 
 PyTorch's float64 logits are the truth. e_torch is how far PyTorch's own float32 logits are from them, e_keras how far
-Keras' float32 logits are. No float32 run can be closer to the truth than float32 arithmetic allows, and e_torch measures
-what it allows on the same inputs.
+Keras' float32 logits are. No float32 run can be closer to the truth than float32 arithmetic allows. e_torch measures
+what that allows, on the same inputs.
 """
 
 FLOAT64_TOLERANCE = 1e-9
