@@ -404,7 +404,7 @@ def test_impossible_settings_are_refused(arguments: Any) -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys; from mobileclip_keras.keras_models.preprocessing import ImagePreprocessor;"
+        "import sys; from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor;"
         "ImagePreprocessor(); print({'PIL', 'keras', 'torch', 'tensorflow'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

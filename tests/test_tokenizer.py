@@ -412,7 +412,7 @@ def test_pickling(tokenizer: Tokenizer) -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys; from mobileclip_keras.keras_models.tokenizer import Tokenizer; Tokenizer();"
+        "import sys; from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer; Tokenizer();"
         "heavy = {'tokenizers', 'ftfy', 'regex', 'keras', 'torch', 'tensorflow'};"
         "print(heavy & {*sys.modules})"
     )
