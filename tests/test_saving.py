@@ -158,8 +158,8 @@ def test_a_model_saved_on_tensorflow_loads_on(tmp_path: Path, backend: str) -> N
     script.write_text(
         "import sys, keras, numpy as np\n"
         "import mobileclip_keras\n"
-        "from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS
-from tests.small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS\n"
+        "from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS\n"
+        "from tests.small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS\n"
         "IMAGE_TOWERS |= SMALL_IMAGE_TOWERS; TEXT_TOWERS |= SMALL_TEXT_TOWERS\n"
         "from tests.support import features\n"
         "made = features(keras.saving.load_model(sys.argv[1]), 64)\n"
