@@ -17,8 +17,10 @@ STAMP := $(VENV)/.installed
 
 QUIET_CPU = CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS=$(THREADS) \
 	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=1
-# A file stays with one process, so that what its tests share is made once.
-PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+# On TensorFlow a file stays with one process, so that what its tests share is made once. The others share little, and
+# idle workers take tests from busy ones.
+DIST = loadfile --no-loadscope-reorder
+PYTEST = $(QUIET_CPU) $(BIN)/python -m pytest -q -n $(WORKERS) --dist $(DIST) $(PYTEST_ARGS)
 # Needs Keras and one backend, and neither PyTorch's models nor real sizes.
 FAST = backend and not real and not nightly and not torch
 
@@ -49,6 +51,7 @@ test-tensorflow: venv
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not nightly"
 
 # What depends on the backend.
+test-jax test-torch: DIST = worksteal
 test-jax: venv
 	KERAS_BACKEND=jax $(PYTEST) -m "backend and not nightly"
 

@@ -43,12 +43,12 @@ CONVOLUTIONS = [
     case("convolve", normal(2, 8, 8, 3), normal(1, 1, 3, 6), strides=2, padding=(0, 0)),
     *(
         case("convolve", normal(2, *size, 5), normal(*kernel, 5, times), normal(5 * times), **how, depthwise=True)
-        for times in (1, 2)
-        for kernel, size, how in (
-            ((7, 7), (8, 8), {"strides": 1, "padding": (3, 3)}),
-            ((7, 7), (9, 12), {"strides": 2, "padding": (3, 3)}),
-            ((3, 3), (6, 7), {"strides": 2, "padding": (1, 1)}),
-            ((1, 11), (1, 77), {"strides": 1, "padding": (0, 5)}),
+        for times, kernel, size, how in (
+            (1, (7, 7), (8, 8), {"strides": 1, "padding": (3, 3)}),
+            (2, (7, 7), (9, 12), {"strides": 2, "padding": (3, 3)}),
+            (1, (3, 3), (6, 7), {"strides": 2, "padding": (1, 1)}),
+            (2, (3, 3), (6, 7), {"strides": 1, "padding": (1, 1)}),
+            (1, (1, 11), (1, 77), {"strides": 1, "padding": (0, 5)}),
         )
     ),
 ]

@@ -65,7 +65,7 @@ def test_keras_exports_a_model_of_tokens_for_litert(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own, of what it will take out
-@pytest.mark.parametrize("form", ["inference", "train"])
+@pytest.mark.parametrize("form", ["inference", pytest.param("train", marks=pytest.mark.nightly)])
 def test_models_are_exported_for_tensorflow_and_litert(tmp_path: Path, form: str) -> None:
     import tensorflow
 

@@ -148,6 +148,7 @@ def test_what_was_changed_goes_back_changed(clip: MobileClipModel, tmp_path: Pat
     assert sorted(actual[n].item() for n in differing - {"text.text_projection"}) == [1234]
 
 
+@pytest.mark.nightly
 def test_a_keras_file_and_a_folder(image_model: MobileClipModel, tmp_path: Path) -> None:
     expected = {n.removeprefix("visual.trunk."): a for n, a in arrays(SMALL_CLIP).items() if "trunk" in n}
     image_model.save(tmp_path / "model.keras")
