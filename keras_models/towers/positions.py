@@ -36,7 +36,7 @@ def _weights(old: int, new: Any, dtype: Any) -> Tensor:
     source = ops.cast(ops.arange(old), dtype) + 0.5
     scale = old / ops.cast(new, dtype)
     centre = (ops.cast(ops.arange(new), dtype) + 0.5) * scale
-    distance = ops.abs(source[None, :] - centre[:, None]) / ops.maximum(scale, 1.0)
+    distance = ops.abs(source[None, :] - centre[:, None]) / ops.clip(scale, 1.0, float("inf"))
     near = (1.5 * distance - 2.5) * distance * distance + 1.0
     far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
     kernel = ops.where(distance < 1.0, near, ops.where(distance < 2.0, far, 0.0))
