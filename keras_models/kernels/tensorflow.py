@@ -32,7 +32,7 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
     rows = inputs if len(inputs.shape) == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
     outputs = tf.matmul(rows, kernel)
     if bias is not None:
-        outputs = outputs + bias
+        outputs = tf.nn.bias_add(outputs, bias)  # "+" is not fused
     if activation is not None:
         outputs = activation(outputs)
     if rows is inputs:
