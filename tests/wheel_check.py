@@ -22,6 +22,8 @@ FOLDERS = ("converters", "keras_models", "verify", "weight_maps")
 NEVER_THERE = ("matplotlib", "open_clip", "tensorflow", "timm", "torch", "torchvision")
 # The reference modules are PyTorch's own classes: nowhere else is PyTorch imported at the top of a file.
 NEEDS_TORCH = f"{PACKAGE}.verify.torch_models"
+# What differs on a backend stands in a file of its own, which only that backend imports.
+OTHER_BACKENDS = {f"{PACKAGE}.keras_models.kernels.{name}" for name in ("tensorflow", "tensorflow_pixels", "torch")}
 
 
 def check(holds: bool, message: str) -> None:
@@ -77,7 +79,7 @@ def check_every_module() -> int:
     package = importlib.import_module(PACKAGE)
     names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")]
     names = [name for name in names if not f"{name}.".startswith(f"{NEEDS_TORCH}.")]
-    names = [name for name in names if not name.endswith(".__main__")]
+    names = [name for name in names if not name.endswith(".__main__") and name not in OTHER_BACKENDS]
     for name in names:
         importlib.import_module(name)
     for name in package.__all__:
