@@ -1,6 +1,7 @@
 """Reparameterisation: the same function with fewer weights."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from mobileclip_keras.keras_models.layers.branches import RepMixer
 from mobileclip_keras.keras_models.layers.convolution import ConvNorm, Convolution
 from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
+from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
@@ -144,6 +146,21 @@ def test_the_model_that_is_folded_stays_as_it_is() -> None:
     assert model.form == form == "train"
     for was, now in zip(before, weights(model), strict=True):
         assert np.array_equal(was, now)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("copied", [MobileClipModel.reparameterize, copy_model], ids=["folded", "copied"])
+def test_a_model_outlives_what_its_copy_predicts(copied: Callable) -> None:
+    """On JAX, Keras donates a model's arrays to `predict` and `fit`, which deletes them."""
+    model = small_model("small_vit", "small_transformer")
+    inputs = {"image": images(64, 2), "text": TOKENS[:2]}
+    copied(model).predict(inputs, verbose=0)
+    before = model.predict(inputs, verbose=0)
+    other = copied(model)
+    model.predict(inputs, verbose=0)
+    assert np.allclose(other.predict(inputs, verbose=0)["text_features"], before["text_features"], atol=1e-5)
+    for one, was in zip(weights(model), weights(other), strict=False):
+        assert np.isfinite(one).all() and np.isfinite(was).all()
 
 
 def test_folding_to_the_same_form_is_a_copy() -> None:

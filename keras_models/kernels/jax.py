@@ -11,12 +11,18 @@ from jax import numpy as jnp
 
 from ..types import Tensor
 from . import plain
+from .processor import processor_name
+
+COMPILES_EACH_OPERATION = True
 
 LONGEST_SUM = 512
 """Matrix products on CPUs that add up more terms than this are taken in parts."""
 
 TERMS_OF_PART = 256
 """At most so many terms are added up one after the other in each of those parts."""
+
+FIRST_WITH_BFLOAT16 = 8.0
+"""The first compute capability of NVIDIA's GPUs that multiplies bfloat16."""
 
 
 def convolve(
@@ -103,8 +109,39 @@ def float64_enabled() -> AbstractContextManager[Any]:
     return jax.enable_x64(True)
 
 
+def full_float32() -> AbstractContextManager[Any]:
+    """What is compiled within is compiled anew; what was compiled before stays for outside."""
+    return jax.default_matmul_precision("highest")
+
+
+def precision_switches() -> dict[str, str]:
+    return {"jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision)}
+
+
+def device_name() -> str:
+    device = jax.devices()[0]
+    return processor_name() if device.platform == "cpu" else device.device_kind
+
+
+def half_precisions() -> tuple[str, ...]:
+    """On CPUs none: XLA converts to float32 and back, whatever the processor has."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return ()
+    if device.platform == "tpu":
+        return ("bfloat16",)
+    capability = str(getattr(device, "compute_capability", "0"))
+    return ("bfloat16", "float16") if float(capability) >= FIRST_WITH_BFLOAT16 else ("float16",)
+
+
 def is_on_host(variable: keras.Variable) -> bool:
     return {device.platform for device in variable.value.devices()} == {"cpu"}
+
+
+def copy_value(source: keras.Variable, target: keras.Variable) -> None:
+    """Keras would hand over the array itself. `fit` and `predict` of one model then delete the other's: they donate."""
+    value = np.asarray(source.value) if is_on_host(source) else source.value
+    target.assign(jnp.array(value, dtype=target.dtype, copy=True))
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:

@@ -18,9 +18,13 @@ import numpy as np
 from keras import ops
 
 from ..types import Tensor
+from .processor import processor_name, processor_precisions
 
 TERMS_OF_GROUP = 64
 """`dense_of_vectors` adds up at most so many products one after the other."""
+
+COMPILES_EACH_OPERATION = False
+"""Whether an operation outside a compiled program is compiled on its own, for each shape."""
 
 XLA_IS_FAST = True
 """Whether Keras should compile by XLA what it trains or predicts with."""
@@ -311,6 +315,41 @@ def float64_enabled() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def full_float32() -> AbstractContextManager[Any]:
+    """Within this context, float32 products and convolutions are computed in float32.
+
+    GPUs round what they multiply to TF32's 10 bits where a backend lets them, which is the default of most.
+    """
+    return nullcontext()
+
+
+def precision_switches() -> dict[str, str]:
+    """The backend's switches that let float32 be computed with fewer bits, and their present settings."""
+    return {}
+
+
+def device_name() -> str:
+    """What the backend computes on: the GPU's own name, or the processor's."""
+    return processor_name()
+
+
+def half_precisions() -> tuple[str, ...]:
+    """The half precisions, of "bfloat16" and "float16", that the device multiplies in."""
+    return processor_precisions()
+
+
+def compiled(
+    model: keras.Model, thorough: bool = False
+) -> tuple[str, Callable[[dict[str, np.ndarray]], dict[str, Any]]] | None:
+    """The compiled program that people run a model of dicts by, and what they call it; None where there is none.
+
+    Args:
+        model: from a dict of arrays to a dict of arrays.
+        thorough: whether the backend may take minutes to compile.
+    """
+    return "predict", model.predict_on_batch
+
+
 def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:
     """Writes a model as a TensorFlow SavedModel whose `serve` is the model's call in inference.
 
@@ -336,6 +375,11 @@ def is_on_host(variable: keras.Variable) -> bool:
 def tensor(array: np.ndarray) -> Tensor:
     """A tensor of an array of `memory.empty` or `memory.zeros`. It may share the array's memory."""
     return ops.convert_to_tensor(array, dtype=str(array.dtype))
+
+
+def copy_value(source: keras.Variable, target: keras.Variable) -> None:
+    """Gives a variable the value of another, in its own dtype. They share no memory afterwards."""
+    target.assign(source)
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from .. import kernels
 from ..kernels.memory import no_collection
 from ..layers.initializers import to_be_overwritten
 from ..store.model_config import set_dtype
@@ -23,5 +24,5 @@ def copy_model(model: "MobileClipModel", dtype: str | None = None) -> "MobileCli
     with to_be_overwritten(), no_collection():
         copy = type(model).from_config(config)
     for source, target in zip(model.weights, copy.weights, strict=True):
-        target.assign(source)
+        kernels.copy_value(source, target)
     return copy

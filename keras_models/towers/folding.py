@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from .. import kernels
 from ..architectures import FORMS
 from ..kernels.memory import fill, no_collection
 from ..layers.attention import SelfAttention
@@ -46,7 +47,7 @@ def reparameterize(model: Any, form: str = "inference", dtype: str | None = None
     towers = (model.image_encoder, model.text_encoder)
     image, text = (None if tower is None else fold_tower(tower, form, dtype) for tower in towers)
     new = type(model)(image, text, model.variant, name=model.name, dtype=dtype or model.dtype_policy)
-    new.logit_scale.assign(model.logit_scale)
+    kernels.copy_value(model.logit_scale, new.logit_scale)
     return new
 
 
@@ -85,8 +86,8 @@ def _(source: Any, target: Any) -> None:
 
 @fold.register(VisionTransformer)
 def _(source: Any, target: Any) -> None:
-    target.cls_token.assign(source.cls_token)
-    target.pos_embed.assign(source.pos_embed)
+    kernels.copy_value(source.cls_token, target.cls_token)
+    kernels.copy_value(source.pos_embed, target.pos_embed)
     _fold_each([*source.patch_embed, *source.blocks], [*target.patch_embed, *target.blocks])
     for name in ("norm_pre", "norm"):
         if getattr(source, name) is not None:
@@ -95,7 +96,7 @@ def _(source: Any, target: Any) -> None:
 
 @fold.register(TextBackbone)
 def _(source: Any, target: Any) -> None:
-    target.positional_embedding.assign(source.positional_embedding)
+    kernels.copy_value(source.positional_embedding, target.positional_embedding)
     _copy(source.token_embedding, target.token_embedding)
     _copy(source.final_norm, target.final_norm)
     _fold_each(source.blocks, target.blocks)
@@ -199,4 +200,4 @@ def _fold_each(sources: Iterable[Any], targets: Iterable[Any]) -> None:
 
 def _copy(source: Any, target: Any) -> None:
     for value, variable in zip(source.weights, target.weights, strict=True):
-        variable.assign(value)
+        kernels.copy_value(value, variable)
