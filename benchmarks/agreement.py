@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from mobileclip_keras.converters.checkpoints.identify import kinds
+from mobileclip_keras.converters.checkpoints.identify import known_formats
 from mobileclip_keras.converters.conversion.convert import VerificationError, convert
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.verify import synthetic
@@ -32,7 +32,7 @@ SourceForm = StrEnum("SourceForm", ["train", "reparameterized"])
 def measure(name: str, layout: str, form: str) -> dict[str, Any] | None:
     """Verifies one variant from a synthetic checkpoint; None where there is no such layout of it."""
     variant = get_variant(name)
-    fitting = [k for k in kinds() if (k.layout, k.form) == (layout, form) and variant in k.variants]
+    fitting = [k for k in known_formats() if (k.layout, k.form) == (layout, form) and variant in k.variants]
     if not fitting:
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -103,9 +103,14 @@ def image_tower(name: str, folded: bool, as_trained: bool) -> nn.Module:
 
 
 def small_reference(
-    image: str | None, text: str | None, layout: str, state: Arrays, as_trained: bool = True
+    image: str | None,
+    text: str | None,
+    layout: str,
+    state: Arrays,
+    as_trained: bool = True,
+    dtype: str = "float64",
 ) -> TorchReference:
-    """Small towers in float64 that hold exactly the tensors of a checkpoint, in train form or folded.
+    """Small towers that hold exactly the tensors of a checkpoint, in train form or folded.
 
     Args:
         image: A name of SMALL_IMAGE_TOWERS, or None.
@@ -113,6 +118,7 @@ def small_reference(
         layout: "apple", "open_clip" or "timm".
         state: The checkpoint.
         as_trained: Whether small_vit computes as Apple trained it, rather than as timm does.
+        dtype: The precision to compute in. In float32 the towers share the checkpoint's memory.
     """
     image_state, text_state, log_scale = _divide(state, layout)
     if layout == "apple" and image is not None:
@@ -123,8 +129,8 @@ def small_reference(
     towers: list[nn.Module | None] = [None, None]
     with torch.device("cpu"):
         if image is not None:
-            towers[0] = _load(image_tower(image, folded[0], as_trained), image_state, "float64", "PyTorch")
+            towers[0] = _load(image_tower(image, folded[0], as_trained), image_state, dtype, "PyTorch")
         if text is not None:
             made = small_mct(folded[1]) if text == "small_mct" else transformer(text)
-            towers[1] = _load(made, text_state, "float64", "PyTorch")
+            towers[1] = _load(made, text_state, dtype, "PyTorch")
     return TorchReference(*towers, log_scale)

@@ -14,7 +14,12 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.store import weights_file
 from mobileclip_keras.keras_models.store.file_names import WEIGHTS
 from mobileclip_keras.keras_models.store.load import load_folder
-from mobileclip_keras.keras_models.store.weights_file import can_write, save_by_keras, save_model
+from mobileclip_keras.keras_models.store.weights_file import (
+    can_write,
+    layers_by_path,
+    save_by_keras,
+    save_model,
+)
 
 from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, small_model
 
@@ -46,7 +51,7 @@ def written(write: Any, model: keras.Model, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(("image", "text"), PAIRS)
 def test_what_is_written_is_what_keras_writes(image: str, text: str | None, form: str, tmp_path: Path) -> None:
     model = small_model(image, text, form=form)
-    assert can_write(model)
+    assert can_write(model, layers_by_path(model))
     assert written(save_model, model, tmp_path / "own") == written(save_by_keras, model, tmp_path / "keras")
 
 
@@ -60,7 +65,7 @@ def test_a_backbone_that_is_a_model_is_left_to_keras(tmp_path: Path, monkeypatch
     inputs = keras.Input((32, 32, 3))
     backbone = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="conv")(inputs), name="other")
     model = MobileClipModel(MobileClipImageEncoder(backbone, 8, image_size=32))
-    assert not can_write(model)
+    assert not can_write(model, layers_by_path(model))
     save_model(model, tmp_path / "own")
     loaded = keras.saving.load_model(tmp_path / "own")
     for mine, saved in zip(loaded.weights, model.weights, strict=True):

@@ -12,6 +12,9 @@ from . import synthetic
 
 PHOTOS = Path(__file__).parent / "photos"
 SEEDED = 8
+STAGE_SAMPLE = 4
+"""How many images, and how many texts, are compared stage by stage, which judges nothing: it shows where errors arise.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,30 @@ class Inputs:
     image_names: tuple[str, ...]
     texts: tuple[str, ...]
 
-    def sample(self, count: int) -> "Inputs":
-        """`count` images and `count` texts: half of them seeded, half real."""
-        few = [*range(count // 2), *range(-(count - count // 2), 0)]
+    @property
+    def sampled_images(self) -> tuple[int, ...]:
+        """Where the images stand that are compared stage by stage: half of them seeded, half real."""
+        return _ends(len(self.images))
+
+    @property
+    def sampled_texts(self) -> tuple[int, ...]:
+        """As `sampled_images`."""
+        return _ends(len(self.tokens))
+
+    def sample(self) -> "Inputs":
+        """The inputs that are compared stage by stage."""
+        image_rows, text_rows = self.sampled_images, self.sampled_texts
         return Inputs(
-            self.images[few],
-            self.tokens[few],
-            tuple(self.image_names[i] for i in few),
-            tuple(self.texts[i] for i in few),
+            self.images[list(image_rows)],
+            self.tokens[list(text_rows)],
+            tuple(self.image_names[i] for i in image_rows),
+            tuple(self.texts[i] for i in text_rows),
         )
+
+
+def _ends(count: int) -> tuple[int, ...]:
+    """The first and the last few of `count`."""
+    return (*range(STAGE_SAMPLE // 2), *range(count - STAGE_SAMPLE // 2, count))
 
 
 def fixed_inputs(variant: Variant) -> Inputs:

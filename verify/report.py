@@ -11,11 +11,16 @@ from .verification import Verification
 def render(verification: Verification) -> Group:
     """The tables of a verification, and its verdict."""
     parts: list[Table | Text] = [_exact(verification), _rounding(verification)]
+    if verification.costs:
+        parts.append(_costs(verification))
     if verification.convention:
         parts.append(Text(verification.convention))
+    if verification.reason:
+        parts.append(Text(verification.reason))
     verdict = "equal to PyTorch" if verification.passed else "NOT equal to PyTorch"
     style = "bold green" if verification.passed else "bold red"
-    title = Text.assemble(f"{verification.variant} on {verification.backend}: ", (verdict, style))
+    where = f"{verification.variant} on {verification.backend} ({verification.device.get('name', 'unknown device')}): "
+    title = Text.assemble(where, (verdict, style))
     return Group(*parts, title)
 
 
@@ -29,23 +34,39 @@ def _exact(verification: Verification) -> Table:
 
 def _rounding(verification: Verification) -> Table:
     title = (
-        f"float32, error of logits at scale 100 (rms at most {RMS_RATIO} x PyTorch's own, "
+        f"float32, error of logits at scale 100 (rms at most {RMS_RATIO} x PyTorch's largest of several runs, "
         f"maximum at most {MAX_RATIO:g} x or {LOGIT_FLOOR:.0e})"
     )
-    columns = ("form", "rms", "maximum", "rms ratio", "max ratio", "other top-1", "")
+    columns = ("form", "program", "rms", "maximum", "rms ratio", "max ratio", "other top-1", "")
     table = Table(*columns, title=title, title_justify="left")
     if verification.rounding:
         first = verification.rounding[0]
-        table.add_row("PyTorch", _number(first.torch_rms), _number(first.torch_maximum), "1", "1", "0", "")
+        table.add_row("PyTorch", "", _number(first.torch_rms), _number(first.torch_maximum), "1", "1", "0", "")
     for check in verification.rounding:
         table.add_row(
             check.form,
+            check.program,
             _number(check.rms),
             _number(check.maximum),
             f"{check.rms_ratio:.2f}",
             f"{check.max_ratio:.2f}",
             str(check.top1_differences),
             _mark(check.passed),
+        )
+    return table
+
+
+def _costs(verification: Verification) -> Table:
+    title = "what lower precision costs (measured on the first form, not judged)"
+    columns = ("computed in", "rms", "maximum", "smallest cosine", "other top-1")
+    table = Table(*columns, title=title, title_justify="left")
+    for cost in verification.costs:
+        table.add_row(
+            cost.way,
+            _number(cost.rms),
+            _number(cost.maximum),
+            f"{cost.smallest_cosine:.6f}",
+            str(cost.top1_differences),
         )
     return table
 

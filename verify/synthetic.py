@@ -8,7 +8,7 @@ outputs of a trusted model.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -18,15 +18,16 @@ START_TOKEN, END_TOKEN = 49406, 49407
 _INPUT_MAJOR = ("head.proj", "classifier.proj", "projection_layer", "text_projection")
 
 
-def tensor(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def tensor(seed: int, name: str, shape: tuple[int, ...], samplers: Mapping[str, "Sampler"] | None = None) -> np.ndarray:
     """The tensor that a synthetic checkpoint holds under `name`.
 
-    The first rule that fits `name` decides the distribution; values are drawn in float64, stored as float32.
+    Its role decides the distribution; values are drawn in float64, stored as float32.
 
     Args:
         seed: Which checkpoint; two seeds share only the constant values.
         name: The tensor's full key in the file, in any layout.
         shape: Its dimensions; `()` for a scalar.
+        samplers: How each role is drawn, None for `UNIFORM`.
 
     Returns:
         A float32 array of `shape`, or the int64 scalar 1000 for a batch norm's `num_batches_tracked`.
@@ -35,12 +36,15 @@ def tensor(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.array(1000, dtype=np.int64)
     if name.endswith("logit_scale"):
         return np.array(math.log(80.0), dtype=np.float32)
-    return np.asarray(_distribution(name, shape)(_generator(seed, name), shape), dtype=np.float32)
+    sampler = (UNIFORM if samplers is None else samplers)[role(name, shape)]
+    return np.asarray(sampler(_generator(seed, name), shape, name), dtype=np.float32)
 
 
-def state_dict(entries: Iterable[tuple[str, tuple[int, ...]]], seed: int) -> dict[str, np.ndarray]:
+def state_dict(
+    entries: Iterable[tuple[str, tuple[int, ...]]], seed: int, samplers: Mapping[str, "Sampler"] | None = None
+) -> dict[str, np.ndarray]:
     """A whole checkpoint, name to array, in the order of `entries` (pairs of name and shape)."""
-    return {name: tensor(seed, name, shape) for name, shape in entries}
+    return {name: tensor(seed, name, shape, samplers) for name, shape in entries}
 
 
 def images(n: int, size: int, seed: int) -> np.ndarray:
@@ -77,30 +81,54 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def _distribution(
-    name: str, shape: tuple[int, ...]
-) -> Callable[[np.random.Generator, tuple[int, ...]], np.ndarray | float]:
-    if name.endswith("running_var"):
-        return _uniform(0.6, 1.6)
-    if name.endswith("running_mean"):
-        return _normal(0.1)
+def role(name: str, shape: tuple[int, ...]) -> str:
+    """What a floating-point tensor is for, by its name in any layout: a key of `UNIFORM`.
+
+    The first rule that fits decides.
+    """
+    if name.endswith(("running_var", "running_mean")):
+        return name.rpartition(".")[2]
     if "layer_scale" in name or name.endswith("gamma"):
-        return _uniform(0.05, 0.2)
+        return "layer_scale"
     if "pos_embed" in name or "positional_embedding" in name or name.endswith("cls_token"):
-        return _normal(0.3)
+        return "position"
     if "embedding" in name:
-        return _normal(0.5)
+        return "embedding"
     if name.endswith("bias"):
-        return _normal(0.1)
-    if len(shape) == 1:
-        return _uniform(0.7, 1.3)  # the scale of a batch norm or of a layer norm
-    fan_in = shape[0] if name.endswith(_INPUT_MAJOR) else math.prod(shape[1:])
-    return _normal(fan_in**-0.5)
+        return "bias"
+    return "norm" if len(shape) == 1 else "kernel"
 
 
-def _uniform(low: float, high: float) -> Callable[[np.random.Generator, tuple[int, ...]], np.ndarray | float]:
-    return lambda generator, shape: generator.uniform(low, high, shape)
+def fan_in(name: str, shape: tuple[int, ...]) -> int:
+    """How many products each output of a kernel adds up."""
+    return shape[0] if name.endswith(_INPUT_MAJOR) else math.prod(shape[1:])
 
 
-def _normal(deviation: float) -> Callable[[np.random.Generator, tuple[int, ...]], np.ndarray | float]:
-    return lambda generator, shape: generator.normal(0.0, deviation, shape)
+def output_axis(name: str) -> int:
+    """Which axis of a kernel counts its outputs."""
+    return -1 if name.endswith(_INPUT_MAJOR) else 0
+
+
+Sampler = Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray | float]
+"""(generator, shape, name) -> numbers."""
+
+
+def _uniform(low: float, high: float) -> Sampler:
+    return lambda generator, shape, name: generator.uniform(low, high, shape)
+
+
+def _normal(deviation: float) -> Sampler:
+    return lambda generator, shape, name: generator.normal(0.0, deviation, shape)
+
+
+UNIFORM: dict[str, Sampler] = {
+    "running_var": _uniform(0.6, 1.6),
+    "running_mean": _normal(0.1),
+    "layer_scale": _uniform(0.05, 0.2),
+    "position": _normal(0.3),
+    "embedding": _normal(0.5),
+    "bias": _normal(0.1),
+    "norm": _uniform(0.7, 1.3),  # the scale of a batch norm or of a layer norm
+    "kernel": lambda generator, shape, name: generator.normal(0.0, fan_in(name, shape) ** -0.5, shape),
+}
+"""How each kind of tensor is drawn, by its role."""

@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from ..keras_models.kernels import float64_enabled
-from .compare import ExactCheck, Features, RoundingCheck, check_exact, check_rounding, stage_errors
-from .criteria import FLOAT64_SAMPLE
+from ..keras_models import kernels
+from ..keras_models.kernels.processor import processor_name
+from ..keras_models.models.copying import copy_model
+from ..keras_models.models.features import logit_scale
+from .compare import (
+    Cost,
+    ExactCheck,
+    Features,
+    RoundingCheck,
+    check_exact,
+    check_rounding,
+    measure_cost,
+    stage_errors,
+)
 from .inputs import Inputs
+from .precision import FLOAT32_BITS, full_float32, kept_bits, switches
+from .programs import Encode, features_of, fingerprint, inputs_of, programs, unnormalised
+from .reason import find_reason
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel
@@ -19,6 +33,8 @@ if TYPE_CHECKING:
 
 MakeModel = Callable[[str, str], "MobileClipModel"]
 """(form, dtype) -> the converted model in that form, computing in that dtype."""
+
+DEFAULT = "float32 as the device computes it by default"
 
 
 @dataclass
@@ -29,10 +45,21 @@ class Verification:
     backend: str
     exact: list[ExactCheck] = field(default_factory=list)
     rounding: list[RoundingCheck] = field(default_factory=list)
+    torch_runs: int = 0
+    """How many float32 runs of PyTorch the limits are taken from."""
+    costs: list[Cost] = field(default_factory=list)
+    """What is looser on purpose: measured, not judged."""
+    kept_bits: int = FLOAT32_BITS
+    """How many bits of what they multiply products and convolutions kept while float32 was verified."""
+    device: dict[str, Any] = field(default_factory=dict)
+    """Its name, the processor's, and the switches that let float32 be computed with fewer bits: as they were found,
+    and as they were set for the verification."""
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     """Relative float32 error of each stage, by form; and of PyTorch's own float32 run, under "torch"."""
+    features: Features = field(default=Features(None, None), repr=False)
+    """PyTorch's in float64."""
     logits: dict[str, np.ndarray] = field(default_factory=dict)
-    """Logits at scale 100 of PyTorch in float64 ("torch") and of each form in float32."""
+    """Logits at scale 100 of PyTorch in float64 ("torch") and of each form in float32, by its compiled program."""
     image_names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     convention: str | None = None
@@ -44,12 +71,19 @@ class Verification:
         checks: list[ExactCheck | RoundingCheck] = [*self.exact, *self.rounding]
         return bool(checks) and all(check.passed for check in checks)
 
+    @property
+    def reason(self) -> str | None:
+        """What a failure says of its cause, in a sentence; None where nothing failed, or nothing can be said."""
+        return None if self.passed else find_reason(self.exact, self.rounding, self.kept_bits)
+
     def to_json(self) -> dict[str, Any]:
         """The content of verification.json."""
         return {
             "passed": self.passed,
+            "reason": self.reason,
             "variant": self.variant,
             "backend": self.backend,
+            "device": self.device,
             "versions": {name: version(name) for name in ("keras", "torch", "timm", "open_clip_torch", "numpy")},
             "inputs": {"images": list(self.image_names), "texts": list(self.texts)},
             "float64": [{**asdict(check), "passed": check.passed} for check in self.exact],
@@ -62,9 +96,18 @@ class Verification:
                 }
                 for check in self.rounding
             ],
+            "torch_float32_runs": self.torch_runs,
+            "measured_not_judged": [cost.to_json() for cost in self.costs],
             "stages": self.stages,
             "convention": self.convention,
         }
+
+
+def steps(forms: tuple[str, ...]) -> int:
+    """How many steps `verify_model` reports at most."""
+    from .torch_models.runs import RUNS
+
+    return 2 + len(RUNS) + len(forms) * 3 + 1 + len(kernels.half_precisions())
 
 
 def verify_model(
@@ -74,16 +117,20 @@ def verify_model(
     reference: "TorchReference",
     inputs: Inputs,
     progress: Callable[[str], None] = lambda _: None,
+    thorough: bool = False,
 ) -> Verification:
     """Compares a converted model with PyTorch by the criteria of `criteria`.
+
+    Float32 is computed by every program that people run the model by (see `programs`), on the device in use.
 
     Args:
         variant: its name, for the report.
         make_model: gives the model in a form and a dtype. Called once for each; each model is freed before the next.
-        forms: the forms to verify.
+        forms: the forms to verify. What lower precision costs is measured on the first.
         reference: the PyTorch model in float64.
         inputs: of the variant.
         progress: called with the name of each step before it begins.
+        thorough: whether the backend may take minutes to compile each form, as PyTorch does.
     """
     verification = Verification(
         variant,
@@ -91,65 +138,156 @@ def verify_model(
         image_names=inputs.image_names if reference.has_image else (),
         texts=inputs.texts if reference.has_text else (),
     )
-    progress("PyTorch in float64")
-    torch64 = _torch_features(reference, inputs)
-    sample = inputs.sample(FLOAT64_SAMPLE)
-    sample_features = _torch_features(reference, sample)
-    torch64_stages = _torch_stages(reference, sample)
-    progress("PyTorch in float32")
-    single = reference.to("float32")
-    torch32 = _torch_features(single, inputs)
-    verification.stages["torch"] = stage_errors(_torch_stages(single, sample), torch64_stages)
-    del single
+    found = switches()
+    with full_float32():
+        verification.device = _device(found)
+        verification.kept_bits = kept_bits()
+        torch64, truth, torch32 = _run_torch(verification, reference, inputs, progress)
+    verification.features = torch64
     verification.logits["torch"] = torch64.logits()
+    known: dict[tuple[str, str], np.ndarray] = {}
+    computed: dict[tuple[str, str], Features] = {}
     for form in forms:
-        progress(f"Keras in float64, {form} form")
-        with float64_enabled():
-            features = _keras_features(make_model(form, "float64"), sample)
-        verification.exact.append(check_exact(form, features, sample_features))
-        progress(f"Keras in float32, {form} form")
-        model = make_model(form, "float32")
-        keras32 = _keras_features(model, inputs)
-        verification.rounding.append(check_rounding(form, keras32, torch32, torch64))
-        verification.logits[form] = keras32.logits()
-        verification.stages[form] = stage_errors(_keras_stages(model, sample), torch64_stages)
+        with full_float32():
+            progress(f"Keras in float64, {form} form")
+            with kernels.float64_enabled():
+                model = make_model(form, "float64")
+                keras64 = _features(model, "float64", unnormalised(model), inputs, known)
+                both = reference.has_image and reference.has_text
+                scales = (logit_scale(model), reference.logit_scale()) if both else None
+            verification.exact.append(check_exact(form, keras64, torch64, scales))
+            model = make_model(form, "float32")
+            for program, encoders in programs(model, thorough).items():
+                progress(f"Keras in float32, {form} form, {program}")
+                computed[form, program] = _features(model, program, encoders, inputs, known)
+                verification.logits[form] = computed[form, program].logits()
+            verification.stages[form] = stage_errors(_keras_stages(model, inputs.sample()), truth)
+        if form == forms[0]:
+            verification.costs = _costs(model, torch64, inputs, progress)
+    with full_float32():
+        verification.rounding = _judge(computed, torch32, torch64, reference, inputs, progress)
+    verification.torch_runs = len(torch32)
     return verification
 
 
-def _torch_features(reference: "TorchReference", inputs: Inputs) -> Features:
-    image = reference.encode_image(inputs.images) if reference.has_image else None
-    text = reference.encode_text(inputs.tokens) if reference.has_text else None
-    return Features(image, text)
+def _judge(
+    computed: dict[tuple[str, str], Features],
+    torch32: list[Features],
+    torch64: Features,
+    reference: "TorchReference",
+    inputs: Inputs,
+    progress: Callable[[str], None],
+) -> list[RoundingCheck]:
+    """The float32 checks. More runs of PyTorch are made, and added to `torch32`, where some failed by a little."""
+    from .torch_models.runs import MORE_RUNS, run
+
+    def checks() -> list[RoundingCheck]:
+        return [
+            check_rounding(form, program, features, torch32, torch64) for (form, program), features in computed.items()
+        ]
+
+    found = checks()
+    single = None
+    for way in MORE_RUNS:
+        failed = [check for check in found if not check.passed]
+        if not failed or not all(check.may_be_luck for check in failed):
+            break
+        single = single or reference.to("float32")
+        progress(f"PyTorch in float32, {way.name}")
+        torch32.append(run(single, way, inputs))
+        found = checks()
+    return found
 
 
-def _keras_features(model: "MobileClipModel", inputs: Inputs) -> Features:
-    image = text = None
-    if model.image_encoder is not None:
-        image = _in_batches(lambda batch: model.encode_image(batch, normalize=False), inputs.images)
-    if model.text_encoder is not None:
-        text = _in_batches(lambda batch: model.encode_text(batch, normalize=False), inputs.tokens)
-    return Features(image, text)
+def _run_torch(
+    verification: Verification, reference: "TorchReference", inputs: Inputs, progress: Callable[[str], None]
+) -> tuple[Features, dict[str, np.ndarray], list[Features]]:
+    """PyTorch's features in float64, its stages of the sample in float64, and its features in float32, run by run."""
+    from .torch_models.runs import RUNS, run
+
+    progress("PyTorch in float64")
+    torch64, truth = _torch_stages(reference, inputs)
+    progress("PyTorch in float32")
+    single = reference.to("float32")
+    first, stages = _torch_stages(single, inputs)
+    verification.stages["torch"] = stage_errors(stages, truth)
+    torch32 = [first]
+    for way in RUNS:
+        progress(f"PyTorch in float32, {way.name}")
+        torch32.append(run(single, way, inputs))
+    return torch64, truth, torch32
 
 
-def _in_batches(encode: Callable[[np.ndarray], Any], array: np.ndarray, size: int = 8) -> np.ndarray:
-    parts = (array[start : start + size] for start in range(0, len(array), size))
-    return np.concatenate([keras.ops.convert_to_numpy(encode(part)) for part in parts])
+def _torch_stages(reference: "TorchReference", inputs: Inputs) -> tuple[Features, dict[str, np.ndarray]]:
+    """The features of all inputs, and every stage of the sample."""
+    image = reference.image_stages(inputs.images, inputs.sampled_images) if reference.has_image else {}
+    text = reference.text_stages(inputs.tokens, inputs.sampled_texts) if reference.has_text else {}
+    features = Features(image.get("features"), text.get("features"))
+    if image:
+        image["features"] = image["features"][list(inputs.sampled_images)]
+    if text:
+        text["features"] = text["features"][list(inputs.sampled_texts)]
+    return features, _named(image, text)
 
 
-def _torch_stages(reference: "TorchReference", inputs: Inputs) -> dict[str, np.ndarray]:
-    stages: dict[str, np.ndarray] = {}
-    if reference.has_image:
-        stages |= {f"image {name}": value for name, value in reference.image_stages(inputs.images).items()}
-    if reference.has_text:
-        stages |= {f"text {name}": value for name, value in reference.text_stages(inputs.tokens).items()}
-    return stages
+def _keras_stages(model: "MobileClipModel", sample: Inputs) -> dict[str, np.ndarray]:
+    image = {} if model.image_encoder is None else model.image_encoder.stage_outputs(sample.images)
+    text = {} if model.text_encoder is None else model.text_encoder.stage_outputs(sample.tokens)
+    return {name: keras.ops.convert_to_numpy(value) for name, value in _named(image, text).items()}
 
 
-def _keras_stages(model: "MobileClipModel", inputs: Inputs) -> dict[str, np.ndarray]:
-    stages: dict[str, np.ndarray] = {}
-    towers = (("image", model.image_encoder, inputs.images), ("text", model.text_encoder, inputs.tokens))
-    for kind, encoder, batch in towers:
-        if encoder is not None:
-            outputs = encoder.stage_outputs(batch)
-            stages |= {f"{kind} {name}": keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
-    return stages
+def _named(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    return {f"{tower} {name}": value for tower, d in (("image", image), ("text", text)) for name, value in d.items()}
+
+
+def _features(
+    model: "MobileClipModel",
+    program: str,
+    encoders: dict[str, Encode],
+    inputs: Inputs,
+    known: dict[tuple[str, str], np.ndarray],
+) -> Features:
+    """A program's features of all inputs. A tower that is the same in another form is not run again.
+
+    Args:
+        model: whose features.
+        program: its name, and the dtype where that differs.
+        encoders: the program's, by tower.
+        inputs: the fixed inputs.
+        known: what was computed so far, by program and the tower's fingerprint. What is computed now is added.
+    """
+    found = {}
+    for tower, encode in encoders.items():
+        key = (program, fingerprint(model, tower))
+        if key not in known:
+            known[key] = encode(inputs_of(tower, inputs))
+        found[tower] = known[key]
+    return Features(found.get("image"), found.get("text"))
+
+
+def _costs(model: "MobileClipModel", truth: Features, inputs: Inputs, progress: Callable[[str], None]) -> list[Cost]:
+    """What lower precision costs: the device's default switches where they round, and half precision where the device
+    computes in it."""
+    found = []
+    if kept_bits() < FLOAT32_BITS:
+        progress(DEFAULT)
+        found.append(measure_cost(DEFAULT, features_of(_fastest(model), inputs), truth))
+    for dtype in kernels.half_precisions():
+        progress(f"Keras in {dtype}")
+        found.append(measure_cost(dtype, features_of(_fastest(copy_model(model, dtype)), inputs), truth))
+    return found
+
+
+def _fastest(model: "MobileClipModel") -> dict[str, Encode]:
+    """The compiled program where there is one, else the direct one."""
+    *_, last = programs(model).values()
+    return last
+
+
+def _device(found: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": kernels.device_name(),
+        "processor": processor_name(),
+        "switches_found": found,
+        "switches_verified": switches(),
+    }

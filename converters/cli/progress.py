@@ -1,20 +1,20 @@
 """Progress bars on a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..conversion.progress import Progress
+from ..conversion.progress import Advance, Progress
 
 
 def bars(console: Console) -> Progress:
     """Progress bars, one a step. A finished step stays in sight with the time that it took."""
 
     @contextmanager
-    def show(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def show(step: str, total: int | None = None) -> Iterator[Advance]:
         columns = (
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
@@ -23,7 +23,11 @@ def bars(console: Console) -> Progress:
         )
         with Bar(*columns, console=console) as bar:
             task = bar.add_task(step, total=total)
-            yield lambda units: bar.advance(task, units)
-            bar.update(task, total=1, completed=1)
+
+            def advance(units: int, doing: str | None = None) -> None:
+                bar.update(task, advance=units, description=f"{step}: {doing}" if doing else step)
+
+            yield advance
+            bar.update(task, total=1, completed=1, description=step)
 
     return show

@@ -20,7 +20,7 @@ from ...verify.inputs import fixed_inputs
 from ...verify.picture import draw
 from ...verify.torch_models import Layout, TorchReference, build_reference
 from ...verify.torch_models.requirements import require_packages
-from ...verify.verification import MakeModel, Verification, verify_model
+from ...verify.verification import MakeModel, Verification, steps, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..hub.records import (
@@ -74,13 +74,13 @@ def verify_against(
         MissingPackageError: where PyTorch, timm or open_clip is not installed.
     """
     inputs = fixed_inputs(variant)
-    with progress("Comparing with PyTorch", 2 + 2 * len(forms)) as advance:
+    with progress("Comparing with PyTorch", steps(forms)) as advance:
         reference = _reference(variant, checkpoint_format, checkpoint, like_open_clip)
-        verification = verify_model(variant.name, make_model, forms, reference, inputs, lambda _: advance(1))
+        verification = verify_model(variant.name, make_model, forms, reference, inputs, lambda step: advance(1, step))
         if checkpoint_format.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
+            advance(1, "PyTorch in float64, the other convention")
             other = _reference(variant, checkpoint_format, checkpoint, not like_open_clip)
-            text = other.encode_text(inputs.tokens) if checkpoint_format.text_tower else None
-            logits = Features(other.encode_image(inputs.images), text).logits()
+            logits = Features(other.encode_image(inputs.images), verification.features.text).logits()
             distance = float(abs(logits - verification.logits["torch"]).max())
             verification.convention = _describe(variant, like_open_clip, distance)
     return verification

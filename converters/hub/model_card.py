@@ -5,6 +5,7 @@ converted copy be passed on if the copy carries the licence and the notice below
 Derivative, names what was changed, and claims no endorsement. The card does all that, and reports the verification.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -12,7 +13,6 @@ from typing import Any
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
-from ...verify.criteria import FLOAT64_SAMPLE
 
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE"
@@ -52,6 +52,22 @@ class Check:
     """Largest of Keras's float32 errors, over the largest of PyTorch's."""
     same_top1: bool
     """Whether every image and every text got the same best match."""
+    program: str = "encode"
+    """What computed: "encode" for encode_image and encode_text, "predict", "torch.compile"."""
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What a lower precision costs on the device of the verification. A number that is not finite is None."""
+
+    way: str
+    """"bfloat16" and the like."""
+    rms: float | None
+    """Of the logits' errors at scale 100."""
+    maximum: float | None
+    smallest_cosine: float | None
+    """Of a feature to PyTorch's."""
+    top1_differences: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,10 @@ class CardInfo:
     """How many texts, each with every image."""
     checks: tuple[Check, ...] = ()
     """Empty for weights that were not verified."""
+    device: str = ""
+    """That Keras computed on; "" where a record does not say."""
+    costs: tuple[CostRow, ...] = ()
+    """Of lower precision; empty where the device has none."""
 
 
 def render_card(info: CardInfo) -> str:
@@ -182,6 +202,7 @@ def _verification(info: CardInfo) -> str:
     header = (
         "Form",
         "Keras on",
+        "Computed by",
         "Difference in float64",
         "Error in float32, rms",
         "Error in float32, largest",
@@ -191,6 +212,7 @@ def _verification(info: CardInfo) -> str:
         (
             check.form,
             check.backend,
+            f"`{check.program}`",
             f"{check.float64_difference:.1e}",
             f"{check.rms_ratio:.2f} ×",
             f"{check.max_ratio:.2f} ×",
@@ -198,18 +220,44 @@ def _verification(info: CardInfo) -> str:
         )
         for check in info.checks
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
+    device = f" Keras ran on {info.device}, in full float32." if info.device else ""
     return f"""\
-In float32, {_count(info.images, info.texts)} went through these weights and through {info.reference};
-in float64, {_count(min(info.images, FLOAT64_SAMPLE), min(info.texts, FLOAT64_SAMPLE))} of them.
+{_count(info.images, info.texts)} went through these weights and through {info.reference}, in float64 and in
+float32.{device}
 
-{table}
+{_table(header, rows)}
 
 "Difference in float64" is the largest difference of the features before normalisation, relative to the
 largest of the features. "Error in float32" is how far the logits in float32 are from PyTorch's in float64, as
-a multiple of the same error of PyTorch's own float32. All numbers are in `verification.json`.
-
+a multiple of the same error of PyTorch's own float32, the largest of several runs. "Computed by" names the program:
+`encode` is `encode_image` and `encode_text`. All numbers are in `verification.json`.
+{_costs(info)}
 ![Errors of each form and stage, and logits of Keras against those of PyTorch]({PICTURE_FILE})"""
+
+
+def _costs(info: CardInfo) -> str:
+    """What lower precision costs, between empty lines; an empty line where nothing was measured."""
+    if not info.costs:
+        return ""
+    header = ("Computed in", "Error of logits, rms", "Largest", "Smallest cosine to PyTorch", "Other best matches")
+    rows = [
+        (
+            cost.way,
+            *("too large" if x is None else f"{x:.1e}" for x in (cost.rms, cost.maximum)),
+            "none" if cost.smallest_cosine is None else f"{cost.smallest_cosine:.6f}",
+            str(cost.top1_differences),
+        )
+        for cost in info.costs
+    ]
+    return f"""
+Lower precision is faster and not equal. On the same inputs and device it costs this much (logits at scale 100):
+
+{_table(header, rows)}
+"""
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
 
 
 def _count(images: int, texts: int) -> str:

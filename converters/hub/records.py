@@ -10,7 +10,7 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
 from ...keras_models.store.folder import form_folders
-from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, license_text, render_card
+from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 
 VERIFICATION_FILE = "verification.json"
@@ -84,6 +84,7 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         Check(
             form=check["form"],
             backend=verification["backend"],
+            program=check.get("program", "encode"),
             float64_difference=max(v for v in (exact[check["form"]][k] for k in ("image", "text")) if v is not None),
             rms_ratio=check["rms_ratio"],
             max_ratio=check["max_ratio"],
@@ -104,4 +105,17 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         images=len(inputs.get("images", ())),
         texts=len(inputs.get("texts", ())),
         checks=checks,
+        device=_device(verification.get("device", {})),
+        costs=tuple(
+            CostRow(cost["way"], *(cost[key] for key in ("rms", "maximum", "smallest_cosine", "top1_differences")))
+            for cost in verification.get("measured_not_judged", ())
+        ),
     )
+
+
+def _device(device: dict[str, Any]) -> str:
+    """The device that a verification ran on, in words; "" for an older record, which does not say."""
+    if not device:
+        return ""
+    name, processor = device["name"], device["processor"]
+    return name if name == processor else f"{name} (processor: {processor})"

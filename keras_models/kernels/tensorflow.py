@@ -1,8 +1,9 @@
 """What TensorFlow computes in another shape than plain.py, so that it makes one operation of several."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import keras
@@ -10,10 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from ..types import Tensor
+from .processor import processor_name, processor_precisions
 
 XLA_IS_FAST = False
 """XLA takes several times longer to compile a tower than TensorFlow takes to make a graph of it, and its depthwise
 convolutions then run several times slower on CPUs."""
+
+FIRST_WITH_BFLOAT16 = (8, 0)
+"""The first compute capability of NVIDIA's GPUs that multiplies bfloat16."""
 
 
 def gelu(inputs: Any) -> Tensor:
@@ -38,6 +43,42 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
     if rows is inputs:
         return outputs
     return tf.reshape(outputs, (*keras.ops.shape(inputs)[:-1], kernel.shape[-1]))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """The switch is one for the whole process."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def precision_switches() -> dict[str, str]:
+    """TensorFlow reads the environment variable once, when it starts."""
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled()
+    return {
+        "tf.config.experimental.tensor_float_32_execution_enabled()": str(enabled),
+        "TF_SET_ONEDNN_FPMATH_MODE": os.environ.get("TF_SET_ONEDNN_FPMATH_MODE", "not set"),
+    }
+
+
+def device_name() -> str:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return processor_name()
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+
+
+def half_precisions() -> tuple[str, ...]:
+    """On CPUs bfloat16 alone, by oneDNN. TensorFlow's own float16 takes minutes for 16 images."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return tuple(dtype for dtype in processor_precisions() if dtype == "bfloat16")
+    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+    return ("bfloat16", "float16") if capability >= FIRST_WITH_BFLOAT16 else ("float16",)
 
 
 def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:

@@ -20,16 +20,24 @@ class FeatureModel(keras.Model):
 
     Compiled by Keras's own means, except on TensorFlow, where it is a plain graph: XLA takes several times
     longer to compile a tower, and its depthwise convolutions then run several times slower on CPUs.
+
+    Args:
+        model: whose features.
+        normalize: whether they are scaled to length 1.
     """
 
-    def __init__(self, model: "MobileClipModel") -> None:
+    def __init__(self, model: "MobileClipModel", normalize: bool = True) -> None:
         super().__init__(name="features")
         self.model = model
+        self.normalize = normalize
         self.built = True
         if not kernels.XLA_IS_FAST:
             self.jit_compile = False
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        if not self.normalize:
+            towers = {"image": self.model.image_encoder, "text": self.model.text_encoder}
+            return {f"{key}_features": towers[key](batch, training=training) for key, batch in inputs.items()}
         outputs = self.model(inputs, training=training)
         return {name: features for name, features in outputs.items() if name != "logit_scale"}
 

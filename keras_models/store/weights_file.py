@@ -44,7 +44,8 @@ def save_model(model: keras.Model, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_room(model, folder)
-    if not can_write(model):
+    layers = list(layers_by_path(model))
+    if not can_write(model, layers):
         save_by_keras(model, folder)
         return
     metadata = {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}
@@ -53,8 +54,8 @@ def save_model(model: keras.Model, folder: Path) -> None:
     # All views are taken at once. With other work in between, each takes TensorFlow four times as long.
     views = {id(variable): kernels.view(variable) for variable in model.variables}
     with h5py.File(folder / WEIGHTS, "w") as file:
-        for path, layer in layers_by_path(model):
-            _write(file.require_group(path or "/").create_group(VARIABLES), layer, views)
+        for path, layer in layers:
+            _write(file.create_group(f"{path}/vars"), layer, views)
 
 
 def save_by_keras(model: keras.Model, folder: Path) -> None:
@@ -63,12 +64,15 @@ def save_by_keras(model: keras.Model, folder: Path) -> None:
     shutil.rmtree(folder / "assets", ignore_errors=True)  # for layers with files of their own; ours have none
 
 
-def can_write(model: keras.Model) -> bool:
-    """Whether the layout of a model's weights is known here: its towers hold plain layers and no models."""
-    towers = {id(tower) for tower in model.layers}
-    return not any(
-        isinstance(layer, keras.Model) and id(layer) not in towers for _, layer in list(layers_by_path(model))[1:]
-    )
+def can_write(model: keras.Model, layers: Iterable[tuple[str, keras.layers.Layer]]) -> bool:
+    """Whether the layout of a model's weights is known here: its towers hold plain layers and no models.
+
+    Args:
+        model: to be written.
+        layers: those of the model, as `layers_by_path` gives them.
+    """
+    known = {id(model), *map(id, model.layers)}
+    return not any(isinstance(layer, keras.Model) and id(layer) not in known for _, layer in layers)
 
 
 def layers_by_path(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:

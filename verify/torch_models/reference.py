@@ -3,9 +3,9 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -48,13 +48,32 @@ class TorchReference:
         """The text tower itself: int64 (n, 77) to (n, embed_dim)."""
         return _present(self._text, "text")
 
-    def encode_image(self, images: np.ndarray, batch_size: int = 8) -> np.ndarray:
+    def encode_image(self, images: np.ndarray, batch_size: int = 8, channels_last: bool = False) -> np.ndarray:
         """Preprocessed images, (n, height, width, 3), to features before normalisation, (n, embed_dim)."""
-        return _in_batches(_present(self._image, "image"), _to_nchw(images), batch_size)
+        model = _present(self._image, "image")
+        if channels_last:
+            model = _copy(model, channels_last=True)
+        return _in_batches(model, _to_nchw(images), batch_size, channels_last)
 
-    def encode_text(self, tokens: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Token ids, integers (n, 77), to features before normalisation, (n, embed_dim)."""
-        return _in_batches(_present(self._text, "text"), tokens.astype(np.int64), batch_size)
+    def encode_text(
+        self,
+        tokens: np.ndarray,
+        batch_size: int = 32,
+        changed: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Token ids, integers (n, 77), to features before normalisation, (n, embed_dim).
+
+        Args:
+            tokens: the ids.
+            batch_size: how many texts at once.
+            changed: what becomes of the embeddings that the first block is given; None for nothing.
+        """
+        model = _present(self._text, "text")
+        with ExitStack() as hooks:
+            if changed is not None:
+                blocks, _ = _text_parts(model)
+                hooks.enter_context(blocks[0].register_forward_pre_hook(_change_first(changed)))
+            return _in_batches(model, tokens.astype(np.int64), batch_size)
 
     def logit_scale(self) -> float:
         """The factor of the cosine similarities: e to the stored value, at most 100."""
@@ -62,11 +81,12 @@ class TorchReference:
             raise ValueError("this checkpoint has no logit scale")
         return min(math.exp(self._log_scale), MAX_LOGIT_SCALE)
 
-    def image_stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def image_stages(self, images: np.ndarray, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """What each part of the image tower gives, in the order of computation.
 
         Args:
             images: (n, height, width, 3), preprocessed.
+            rows: the images whose stages are kept, None for all. Features are kept of all.
 
         Returns:
             mci towers: "stem", "stage_0" … "stage_3" (mci3 and mci4 have a "stage_4"), "final_conv", each
@@ -78,27 +98,25 @@ class TorchReference:
         model = _present(self._image, "image")
         if hasattr(model, "stages"):
             outputs = {"stem": model.stem, **_numbered("stage", model.stages), "final_conv": model.final_conv}
-            return _record(model, {}, outputs, _to_nchw(images))
+            return _record(model, {}, outputs, _to_nchw(images), rows)
         outputs = {**_numbered("block", model.blocks), "norm": model.norm}
-        return _record(model, {"embeddings": model.blocks[0]}, outputs, _to_nchw(images))
+        return _record(model, {"embeddings": model.blocks[0]}, outputs, _to_nchw(images), rows)
 
-    def text_stages(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    def text_stages(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """What each part of the text tower gives, in the order of computation.
 
         Args:
             tokens: Integers (n, 77).
+            rows: as for `image_stages`.
 
         Returns:
             "embeddings" (what the first block is given), "block_0" …, "norm", each (n, 77, width);
             "features", (n, embed_dim), as `encode_text`.
         """
         model = _present(self._text, "text")
-        if hasattr(model, "ln_final"):  # open_clip's
-            blocks, norm = model.transformer.resblocks, model.ln_final
-        else:
-            blocks, norm = model.transformer, model.final_layer_norm
+        blocks, norm = _text_parts(model)
         outputs = {**_numbered("block", blocks), "norm": norm}
-        return _record(model, {"embeddings": blocks[0]}, outputs, tokens.astype(np.int64))
+        return _record(model, {"embeddings": blocks[0]}, outputs, tokens.astype(np.int64), rows)
 
     def reparameterize(self) -> "TorchReference":
         """A copy with its branches folded by timm's own code, in the model's precision.
@@ -125,6 +143,20 @@ def _present(tower: "nn.Module | None", kind: str) -> "nn.Module":
     return tower
 
 
+def _text_parts(model: "nn.Module") -> tuple[Any, "nn.Module"]:
+    """The blocks of a text tower and its last norm."""
+    if hasattr(model, "ln_final"):  # open_clip's
+        return model.transformer.resblocks, model.ln_final
+    return model.transformer, model.final_layer_norm
+
+
+def _change_first(changed: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Any]:
+    """A hook that changes the first input of a module."""
+    import torch
+
+    return lambda _, arguments: (torch.from_numpy(changed(arguments[0].numpy())), *arguments[1:])
+
+
 def _to_nchw(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
@@ -133,20 +165,24 @@ def _numbered(name: str, modules: "nn.Module") -> dict[str, "nn.Module"]:
     return {f"{name}_{i}": module for i, module in enumerate(modules.children())}
 
 
-def _batches(model: "nn.Module", inputs: np.ndarray, batch_size: int) -> Iterator["Tensor"]:
+def _batches(
+    model: "nn.Module", inputs: np.ndarray, batch_size: int, channels_last: bool = False
+) -> Iterator["Tensor"]:
     import torch
 
     precision = next(model.parameters()).dtype
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     for start in range(0, len(inputs), batch_size):
         batch = torch.tensor(inputs[start : start + batch_size])
-        yield batch.to(precision) if batch.is_floating_point() else batch
+        yield batch.to(precision, memory_format=layout) if batch.is_floating_point() else batch
 
 
-def _in_batches(model: "nn.Module", inputs: np.ndarray, batch_size: int) -> np.ndarray:
+def _in_batches(model: "nn.Module", inputs: np.ndarray, batch_size: int, channels_last: bool = False) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return np.concatenate([model(batch).numpy() for batch in _batches(model, inputs, batch_size)])
+        batches = _batches(model, inputs, batch_size, channels_last)
+        return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 def _record(
@@ -154,14 +190,16 @@ def _record(
     at_input: Mapping[str, "nn.Module"],
     at_output: Mapping[str, "nn.Module"],
     inputs: np.ndarray,
+    rows: Sequence[int] | None,
 ) -> dict[str, np.ndarray]:
-    """Runs a tower over all inputs and keeps the inputs or outputs of the given modules."""
+    """Runs a tower over all inputs. Keeps the features, and of some rows what the given modules take or give."""
     import torch
 
     stages: dict[str, np.ndarray] = {}
+    kept = slice(None) if rows is None else list(rows)
 
     def keep(name: str, value: "Tensor") -> None:
-        stages[name] = (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy().copy()
+        stages[name] = (value.permute(0, 2, 3, 1) if value.ndim == 4 else value)[kept].numpy().copy()
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in at_input.items():
@@ -169,18 +207,20 @@ def _record(
         for name, module in at_output.items():
             hooks.enter_context(module.register_forward_hook(lambda _, args, output, name=name: keep(name, output)))
         (batch,) = _batches(model, inputs, len(inputs))
-        keep("features", model(batch))
-    return stages
+        features = model(batch).numpy()
+    return {**stages, "features": features}
 
 
-def _copy(model: "nn.Module", dtype: Precision | None = None) -> "nn.Module":
-    """Copies modules. Of their tensors, only those that need another precision are copied."""
+def _copy(model: "nn.Module", dtype: Precision | None = None, channels_last: bool = False) -> "nn.Module":
+    """Copies modules. Of their tensors, only those that need another precision or layout are copied."""
     import torch
 
     def convert(tensor: "Tensor") -> "Tensor":
-        if dtype is None or not tensor.is_floating_point():
+        if not tensor.is_floating_point() or not (dtype or (channels_last and tensor.ndim == 4)):
             return tensor
-        converted = tensor.detach().to(getattr(torch, dtype))
+        converted = tensor.detach().to(getattr(torch, dtype) if dtype else tensor.dtype)
+        if channels_last and tensor.ndim == 4:
+            converted = converted.contiguous(memory_format=torch.channels_last)
         if isinstance(tensor, torch.nn.Parameter):
             return torch.nn.Parameter(converted, requires_grad=False)
         return converted
