@@ -65,6 +65,15 @@ def memory_is_given_back() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture
+def quickly_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has verifications leave torch.compile out, but for tests that are marked with `compiles`."""
+    from mobileclip_keras.keras_models import kernels
+
+    if not (kernels.COMPILES_IN_SECONDS or request.node.get_closest_marker("compiles")):
+        monkeypatch.setattr(kernels, "compiled", lambda model, thorough: None)
+
+
 @pytest.fixture(scope="module")
 def small_towers() -> Iterator[None]:
     """Makes the towers of small.py known by name to the tests of a file."""

@@ -4,7 +4,7 @@ Small towers with every part of the real ones stand on both sides: PyTorch's, lo
 and Keras', loaded from the same one by the tables, broken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEnco
 from mobileclip_keras.keras_models.towers import text, vit
 from mobileclip_keras.verify.compare import Features, check_rounding
 from mobileclip_keras.verify.verification import Verification
+from mobileclip_keras.verify.weight_kinds import KINDS
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import Row
 
@@ -32,7 +33,16 @@ from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, randomise, small_model
 from .small_verified import MCI, MCI_LAYER, PAIRS, VIT, VIT_CLIP, Pair, build, rows_of, tensors_of, verdict
 from .support import LARGE_TOWERS, TOKENS, checkpoint, images, marked
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
+
+
+def every_kind(tests: Iterable[str]) -> Iterator[Any]:
+    """Each test with each kind of weights. A commit runs the uniform ones on TensorFlow, `make nightly` the rest."""
+    for kind in KINDS:
+        often = kind == "uniform" and keras.backend.backend() == "tensorflow"
+        for test in tests:
+            yield pytest.param(test, kind, id=f"{test}, {kind}", marks=() if often else pytest.mark.nightly)
+
 
 # --- Unbroken ---
 
@@ -126,12 +136,15 @@ BROKEN_ROWS["two blocks"] = (
 )
 
 
-@pytest.mark.parametrize("name", BROKEN_ROWS)
-def test_a_broken_row_fails(name: str) -> None:
+@pytest.mark.backend
+@pytest.mark.torch
+@pytest.mark.parametrize(("name", "kind"), list(every_kind(BROKEN_ROWS)))
+def test_a_broken_row_fails(name: str, kind: str) -> None:
     pair, broken = BROKEN_ROWS[name]
-    verification = verdict(pair, build(pair, broken(rows_of(pair))), ("train",))
+    verification = verdict(pair, build(pair, broken(rows_of(pair)), kind), ("train",), kind)
     assert not verification.exact[0].passed
-    assert not verification.rounding[0].passed
+    # Where weights round badly, float32 hides what float64 shows.
+    assert kind != "uniform" or not verification.rounding[0].passed
     assert not verification.passed and verification.to_json()["passed"] is False
 
 
@@ -230,14 +243,16 @@ BROKEN_FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN_FORMULAS)
-def test_a_broken_formula_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.backend
+@pytest.mark.torch
+@pytest.mark.parametrize(("name", "kind"), list(every_kind(BROKEN_FORMULAS)))
+def test_a_broken_formula_fails(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, broken = BROKEN_FORMULAS[name]
     options = broken(monkeypatch)
-    verification = verdict(pair, build(pair, rows_of(pair), **options), ("train",))
+    verification = verdict(pair, build(pair, rows_of(pair), kind, **options), ("train",), kind)
     assert not verification.exact[0].passed
     assert not verification.passed
-    assert not verification.rounding[0].passed
+    assert kind != "uniform" or not verification.rounding[0].passed
 
 
 def test_a_nan_fails() -> None:
@@ -250,13 +265,18 @@ def test_nothing_compared_is_not_a_pass() -> None:
     assert not Verification("mobileclip_s0", "tensorflow").passed
 
 
+def of_length_1(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+
+
 @pytest.mark.parametrize("times, passes", [(1.0, True), (1.4, True), (1.6, False)])
 def test_one_tower_alone_is_judged_by_its_errors_in_every_direction(times: float, passes: bool) -> None:
     """Though its features are alike, and their errors too small to show in how alike."""
     random = np.random.default_rng(0)
     features = 10 + random.normal(size=(16, 512))
     exact, torch32, keras32 = (
-        Features(features + 1e-6 * size * random.normal(size=features.shape), None) for size in (0, 1, times)
+        Features(of_length_1(features + 1e-6 * size * random.normal(size=features.shape)), None)
+        for size in (0, 1, times)
     )
     check = check_rounding("train", "encode", keras32, [torch32], exact)
     assert abs(check.rms_ratio / times - 1) < 0.05

@@ -164,12 +164,14 @@ class Cost:
 
 def measure_cost(way: str, ours: Features, torch64: Features) -> Cost:
     """What a looser way of computing costs."""
-    truth, logits = torch64.logits(), ours.logits()
-    cosines = [
-        np.sum(_unit(mine) * _unit(theirs), axis=-1)
-        for mine, theirs in ((ours.image, torch64.image), (ours.text, torch64.text))
-        if mine is not None and theirs is not None
-    ]
+    towers = [(ours.image, torch64.image), (ours.text, torch64.text)]
+    with np.errstate(all="ignore"):  # float16 may overflow, and the cost says so
+        truth, logits = torch64.logits(), ours.logits()
+        cosines = [
+            np.sum(_unit(mine) * _unit(theirs), axis=-1)
+            for mine, theirs in towers
+            if mine is not None and theirs is not None
+        ]
     errors = logits - truth
     return Cost(
         way,

@@ -26,21 +26,22 @@ compiles it once."""
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
-def programs(model: "MobileClipModel", thorough: bool = False) -> dict[str, dict[str, Encode]]:
+def programs(model: "MobileClipModel", compiled: bool = True, thorough: bool = False) -> dict[str, dict[str, Encode]]:
     """The programs of a model, by what people call them; each gives the encoder of each tower, "image" and "text".
 
     Features are of length 1.
 
     Args:
         model: to be run.
+        compiled: whether what the backend compiles is among them.
         thorough: whether the backend may take minutes to compile.
     """
     towers = _towers(model)
     methods = {"image": model.encode_image, "text": model.encode_text}
     found = {DIRECT: {tower: _directly(methods[tower], DIRECT_BATCH) for tower in towers}}
-    compiled = kernels.compiled(model.feature_model(), thorough)
-    if compiled is not None:
-        name, program = compiled
+    made = kernels.compiled(model.feature_model(), thorough) if compiled else None
+    if made is not None:
+        name, program = made
         found[name] = {tower: _by_program(program, tower) for tower in towers}
     return found
 

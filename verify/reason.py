@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from .compare import ExactCheck, RoundingCheck
 
-TF32_BITS = 10
-"""Bits behind the first that TF32 keeps of a float32 number. Bfloat16 keeps 7."""
+TF32_BITS, BFLOAT16_BITS = 10, 7
+"""Bits behind the first that they keep of a float32 number. Where still fewer are kept, something else is broken."""
 
 LOW_PRECISION_RATIO = 20.0
 """From this rms ratio on, rounding of float32 is no explanation. TF32 gave 156 to 1689 on an NVIDIA H200."""
@@ -23,7 +23,7 @@ def find_reason(exact: Sequence[ExactCheck], rounding: Sequence[RoundingCheck], 
     if not exact or not failed or not all(check.passed for check in exact):
         return None
     right = "Float64 agrees, so weights and formulas are right. "
-    if kept_bits <= TF32_BITS:
+    if BFLOAT16_BITS <= kept_bits <= TF32_BITS:
         return (
             f"{right}In float32, products or convolutions on this device round what they multiply to {kept_bits} bits "
             "(TF32 keeps 10, bfloat16 7, float32 23), though the switches for that are off."

@@ -130,7 +130,8 @@ def verify_model(
         reference: the PyTorch model in float64.
         inputs: of the variant.
         progress: called with the name of each step before it begins.
-        thorough: whether the backend may take minutes to compile each form, as PyTorch does.
+        thorough: whether the backend may take minutes to compile, as PyTorch does. If not, PyTorch compiles the first
+            form alone, and without Inductor.
     """
     verification = Verification(
         variant,
@@ -157,7 +158,8 @@ def verify_model(
                 scales = (logit_scale(model), reference.logit_scale()) if both else None
             verification.exact.append(check_exact(form, keras64, torch64, scales))
             model = make_model(form, "float32")
-            for program, encoders in programs(model, thorough).items():
+            compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
+            for program, encoders in programs(model, compile_it, thorough).items():
                 progress(f"Keras in float32, {form} form, {program}")
                 computed[form, program] = _features(model, program, encoders, inputs, known)
                 verification.logits[form] = computed[form, program].logits()
@@ -271,17 +273,11 @@ def _costs(model: "MobileClipModel", truth: Features, inputs: Inputs, progress: 
     found = []
     if kept_bits() < FLOAT32_BITS:
         progress(DEFAULT)
-        found.append(measure_cost(DEFAULT, features_of(_fastest(model), inputs), truth))
+        found.append(measure_cost(DEFAULT, features_of(unnormalised(model), inputs), truth))
     for dtype in kernels.half_precisions():
         progress(f"Keras in {dtype}")
-        found.append(measure_cost(dtype, features_of(_fastest(copy_model(model, dtype)), inputs), truth))
+        found.append(measure_cost(dtype, features_of(unnormalised(copy_model(model, dtype)), inputs), truth))
     return found
-
-
-def _fastest(model: "MobileClipModel") -> dict[str, Encode]:
-    """The compiled program where there is one, else the direct one."""
-    *_, last = programs(model).values()
-    return last
 
 
 def _device(found: dict[str, str]) -> dict[str, Any]:

@@ -54,4 +54,5 @@ tensor = _fastest(plain.tensor)
 view = _fastest(plain.view)
 
 COMPILES_EACH_OPERATION: bool = getattr(_backend, "COMPILES_EACH_OPERATION", plain.COMPILES_EACH_OPERATION)
+COMPILES_IN_SECONDS: bool = getattr(_backend, "COMPILES_IN_SECONDS", plain.COMPILES_IN_SECONDS)
 XLA_IS_FAST: bool = getattr(_backend, "XLA_IS_FAST", plain.XLA_IS_FAST)

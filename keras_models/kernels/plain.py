@@ -26,6 +26,9 @@ TERMS_OF_GROUP = 64
 COMPILES_EACH_OPERATION = False
 """Whether an operation outside a compiled program is compiled on its own, for each shape."""
 
+COMPILES_IN_SECONDS = True
+"""Whether a tower is compiled in the time that a few batches take."""
+
 XLA_IS_FAST = True
 """Whether Keras should compile by XLA what it trains or predicts with."""
 
