@@ -11,6 +11,7 @@ from mobileclip_keras.converters.hub.model_card import (
     CardError,
     CardInfo,
     Check,
+    CostRow,
     license_text,
     render_card,
     validate_card,
@@ -98,17 +99,26 @@ def test_the_changes_are_those_that_were_made() -> None:
 
 def test_the_verification_is_shown_as_measured() -> None:
     reference = "open_clip 3.3.0 on PyTorch 2.6.0"
-    told = render_card(info(checks=CHECKS, reference=reference, images=16, texts=12))
+    told = render_card(info(checks=CHECKS, reference=reference, images=16, texts=12, device="NVIDIA H200"))
     text = section(told, "Verification")
-    assert f"In float32, 16 images and 12 texts went through these weights and through {reference};" in text
-    assert "in float64, 4 images and 4 texts of them." in text
+    went = f"16 images and 12 texts went through these weights and through {reference}, in float64 and in float32."
+    assert went in " ".join(text.split())
+    assert "Keras ran on NVIDIA H200, in full float32." in text
     one_tower = section(render_card(info(checks=CHECKS, images=16, texts=0)), "Verification")
-    assert "In float32, 16 images went through" in one_tower and "in float64, 4 images of them." in one_tower
-    assert "| train | jax | 2.5e-14 | 1.01 × | 1.10 × | yes |" in text
-    assert "| inference | torch | 3.0e-13 | 0.96 × | 1.25 × | **no** |" in text
+    assert "16 images went through" in one_tower and "texts" not in one_tower and "Keras ran on" not in one_tower
+    assert "| train | jax | `encode` | 2.5e-14 | 1.01 × | 1.10 × | yes |" in text
+    assert "| inference | torch | `encode` | 3.0e-13 | 0.96 × | 1.25 × | **no** |" in text
     assert "](verification.png)" in text and "not been verified" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(CHECKS) and len({row.count("|") for row in rows}) == 1
+
+
+def test_what_lower_precision_costs_is_shown_and_not_called_equal() -> None:
+    costs = (CostRow("bfloat16", 0.055, 0.16, 0.999769, 0), CostRow("float16", None, None, None, 3))
+    text = section(render_card(info(checks=CHECKS, costs=costs, images=16, texts=12)), "Verification")
+    assert "Lower precision is faster and not equal." in text
+    assert "| bfloat16 | 5.5e-02 | 1.6e-01 | 0.999769 | 0 |" in text
+    assert "| float16 | too large | too large | none | 3 |" in text
 
 
 def test_an_unverified_card_says_so() -> None:

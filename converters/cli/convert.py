@@ -107,6 +107,10 @@ def inspect(file: Annotated[Path, typer.Argument(help="A checkpoint file.")], as
 def verify(
     folder: Annotated[Path, typer.Argument(help="A converted folder.")],
     src: Annotated[str, typer.Option(help="The checkpoint that it was converted from.")],
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="On PyTorch, also compile both forms with Inductor, which takes minutes."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare a converted folder with PyTorch, and write the outcome into it."""
@@ -119,7 +123,7 @@ def verify(
 
         quiet = errors if as_json else console
         with resolved(src, read_record(folder, CONVERSION_FILE)["variant"]) as source:
-            verification = verify_folder(folder, source, bars(quiet))
+            verification = verify_folder(folder, source, bars(quiet), thorough)
         if as_json:
             print_json(verification.to_json())
         else:

@@ -58,6 +58,7 @@ def verify_against(
     forms: tuple[str, ...],
     progress: Progress,
     like_open_clip: bool = False,
+    thorough: bool = False,
 ) -> Verification:
     """Verifies Keras models against the checkpoint that they come from.
 
@@ -69,6 +70,7 @@ def verify_against(
         forms: the forms to verify.
         progress: shows steps.
         like_open_clip: whether the models compute as open_clip does, not as they were trained.
+        thorough: as for `verify_model`.
 
     Raises:
         MissingPackageError: where PyTorch, timm or open_clip is not installed.
@@ -76,7 +78,9 @@ def verify_against(
     inputs = fixed_inputs(variant)
     with progress("Comparing with PyTorch", steps(forms)) as advance:
         reference = _reference(variant, checkpoint_format, checkpoint, like_open_clip)
-        verification = verify_model(variant.name, make_model, forms, reference, inputs, lambda step: advance(1, step))
+        verification = verify_model(
+            variant.name, make_model, forms, reference, inputs, lambda step: advance(1, step), thorough
+        )
         if checkpoint_format.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
             advance(1, "PyTorch in float64, the other convention")
             other = _reference(variant, checkpoint_format, checkpoint, not like_open_clip)
@@ -86,8 +90,10 @@ def verify_against(
     return verification
 
 
-def verify_folder(folder: Path, source: Path, progress: Progress) -> Verification:
+def verify_folder(folder: Path, source: Path, progress: Progress, thorough: bool = False) -> Verification:
     """Verifies a converted folder against a checkpoint file, and writes the outcome into the folder.
+
+    `thorough` is as for `verify_model`.
 
     Raises:
         MobileClipError: where the folder or the file cannot be read, or they are of different variants.
@@ -114,7 +120,9 @@ def verify_folder(folder: Path, source: Path, progress: Progress) -> Verificatio
                 return reparameterize(trained, form, "float64")
         return load_folder(folder, form=form, dtype=dtype)
 
-    verification = verify_against(checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip)
+    verification = verify_against(
+        checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip, thorough
+    )
     write_verification(folder, verification)
     return verification
 
