@@ -85,11 +85,17 @@ CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *N
 
 # Memory, dtypes and export. Their tests stand below, in test_saving.py, test_threads.py and test_tensorflow.py.
 NOT_ARITHMETIC = {
+    "compiled",
+    "copy_value",
+    "device_name",
     "export_saved_model",
     "float64_enabled",
     "float64_is_kept",
+    "full_float32",
+    "half_precisions",
     "hand_over",
     "is_on_host",
+    "precision_switches",
     "short_variable_names",
     "tensor",
     "view",

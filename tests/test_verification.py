@@ -3,12 +3,16 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.conversion.convert import VerificationError, convert
+from mobileclip_keras.converters.conversion.progress import silent
+from mobileclip_keras.converters.conversion.verifying import verify_folder
 from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.kernels import processor
 from mobileclip_keras.verify import precision
@@ -19,6 +23,7 @@ from mobileclip_keras.verify.reason import find_reason
 from mobileclip_keras.verify.report import render
 from mobileclip_keras.verify.verification import Verification
 
+from .converter_support import S0, arrays, write
 from .small_verified import MCI, VIT, Pair, build, rows_of, verdict
 
 pytestmark = [pytest.mark.usefixtures("small_towers", "quickly_compiled"), pytest.mark.backend, pytest.mark.torch]
@@ -309,3 +314,52 @@ def test_the_processor_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch, 
     cpuinfo.unlink()
     assert processor.processor_name() and processor.processor_precisions() == ()
     assert precision.FLOAT32_BITS == 23
+
+
+# --- At real size ---
+
+
+def broken_when_compiled(right: Callable) -> Callable:
+    """A convolution that is half as large again in what is compiled."""
+
+    def wrong(array: Any, *others: Any, **options: Any) -> Any:
+        result = right(array, *others, **options)
+        return result * 1.5 if is_compiling(array) and "float64" not in str(result.dtype) else result
+
+    return wrong
+
+
+@pytest.mark.nightly
+@pytest.mark.real
+@pytest.mark.compiles
+def test_a_real_variant_with_broken_compiled_convolutions_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On JAX the sum of shifted inputs, which stands in for depthwise convolutions in compiled programs on CPUs."""
+    if BACKEND == "jax":
+        from mobileclip_keras.keras_models.kernels import jax as module
+
+        monkeypatch.setattr(module, "sum_of_shifted", broken_when_compiled(module.sum_of_shifted))
+    else:
+        monkeypatch.setattr(kernels, "convolve", broken_when_compiled(kernels.convolve))
+    source = write(arrays(S0), tmp_path / "s0.safetensors")
+    verifications: list[Verification] = []
+    with pytest.raises(VerificationError, match="not equal to PyTorch"):
+        convert(source, tmp_path / "folder", report=verifications.append)
+    assert not (tmp_path / "folder").exists()
+    (verification,) = verifications
+    failed = {check.program for check in verification.rounding if not check.passed}
+    assert failed == {COMPILED} and f"differs by {COMPILED}" in verification.reason
+
+
+@pytest.mark.nightly
+@pytest.mark.real
+@pytest.mark.compiles
+def test_a_real_variant_is_verified_thoroughly(tmp_path: Path) -> None:
+    """On PyTorch, both forms compiled by Inductor."""
+    source = write(arrays(S0), tmp_path / "s0.safetensors")
+    folder = convert(source, tmp_path / "folder", verify=False).folder
+    verification = verify_folder(folder, source, silent, thorough=True)
+    assert verification.passed
+    name = "torch.compile" if BACKEND == "torch" else COMPILED
+    assert {(c.form, c.program) for c in verification.rounding} >= {("inference", name), ("train", name)}
