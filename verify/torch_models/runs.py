@@ -51,8 +51,8 @@ positions makes one rounding a hundred times as large, in one run of PyTorch and
 its last bit is one more rounding among hundreds. So these runs are as good as the others, and independent of them.
 
 So many, because the error of one ill-conditioned image is one number, not a mean. A right conversion was at 2.4
-standard deviations of it, where the largest of 11 runs was at 1.6. The largest of 24 is at 2.2 on average, and one right
-conversion in a thousand exceeds 1.5 times that."""
+standard deviations of it, where the largest of 11 runs was at 1.6. The largest of 24 is at 2.2 on average, and one
+right conversion in a thousand exceeds 1.5 times that."""
 
 LAST_BIT = 2.0**-24
 
