@@ -23,7 +23,9 @@ NEVER_THERE = ("matplotlib", "open_clip", "tensorflow", "timm", "torch", "torchv
 # The reference modules are PyTorch's own classes: nowhere else is PyTorch imported at the top of a file.
 NEEDS_TORCH = f"{PACKAGE}.verify.torch_models"
 # What differs on a backend stands in a file of its own, which only that backend imports.
-OTHER_BACKENDS = {f"{PACKAGE}.keras_models.kernels.{name}" for name in ("tensorflow", "tensorflow_pixels", "torch")}
+OTHER_BACKENDS = {
+    f"{PACKAGE}.keras_models.kernels.{name}" for name in ("tensorflow", "tensorflow_pixels", "torch", "torch_precision")
+}
 
 
 def check(holds: bool, message: str) -> None:
