@@ -152,10 +152,8 @@ def verify_model(
         with full_float32():
             progress(f"Keras in float64, {form} form")
             with kernels.float64_enabled():
-                model = make_model(form, "float64")
-                keras64 = _features(model, "float64", unnormalised(model), inputs, known)
-                both = reference.has_image and reference.has_text
-                scales = (logit_scale(model), reference.logit_scale()) if both else None
+                keras64, scale = _in_float64(make_model(form, "float64"), inputs, known)
+            scales = (scale, reference.logit_scale()) if reference.has_image and reference.has_text else None
             verification.exact.append(check_exact(form, keras64, torch64, scales))
             model = make_model(form, "float32")
             compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
@@ -167,15 +165,22 @@ def verify_model(
         if form == forms[0]:
             verification.costs = _costs(model, torch64, inputs, progress)
     with full_float32():
-        verification.rounding = _judge(computed, torch32, torch64, reference, inputs, progress)
+        verification.rounding = _judge(verification, computed, torch32, reference, inputs, progress)
     verification.torch_runs = len(torch32)
     return verification
 
 
+def _in_float64(
+    model: "MobileClipModel", inputs: Inputs, known: dict[tuple[str, str], np.ndarray]
+) -> tuple[Features, float]:
+    """The features of all inputs, not normalised, and the factor of the logits."""
+    return _features(model, "float64", unnormalised(model), inputs, known), logit_scale(model)
+
+
 def _judge(
+    verification: Verification,
     computed: dict[tuple[str, str], Features],
     torch32: list[Features],
-    torch64: Features,
     reference: "TorchReference",
     inputs: Inputs,
     progress: Callable[[str], None],
@@ -185,10 +190,13 @@ def _judge(
 
     def checks() -> list[RoundingCheck]:
         return [
-            check_rounding(form, program, features, torch32, torch64) for (form, program), features in computed.items()
+            check_rounding(form, program, features, torch32, verification.features)
+            for (form, program), features in computed.items()
         ]
 
     found = checks()
+    if not all(check.passed for check in verification.exact):
+        return found
     single = None
     for way in MORE_RUNS:
         failed = [check for check in found if not check.passed]
