@@ -174,3 +174,9 @@ def weights(model: keras.Model) -> list[np.ndarray]:
     """Copies, as some backends give views. bfloat16, which NumPy lacks, becomes float32."""
     as_numpy = keras.ops.convert_to_numpy
     return [np.array(as_numpy(keras.ops.cast(v, "float32") if v.dtype == "bfloat16" else v)) for v in model.weights]
+
+
+def nightly_on(*backends: str) -> pytest.MarkDecorator:
+    """Marks a test as `backend`, or as `nightly` on backends where it takes long and proves the same as elsewhere."""
+    slow = keras.backend.backend() in backends
+    return pytest.mark.nightly if slow else pytest.mark.backend

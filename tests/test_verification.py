@@ -25,6 +25,7 @@ from mobileclip_keras.verify.verification import Verification
 
 from .converter_support import S0, arrays, write
 from .small_verified import MCI, VIT, Pair, build, rows_of, verdict
+from .support import nightly_on
 
 pytestmark = [pytest.mark.usefixtures("small_towers", "quickly_compiled"), pytest.mark.backend, pytest.mark.torch]
 
@@ -91,15 +92,23 @@ KERNELS = {
 """Kernels of inference, each with towers that use it."""
 
 
-COMPILED_PER_COMMIT = ("convolve", "dense") if BACKEND == "torch" else tuple(KERNELS)
+COMPILED_PER_COMMIT = {
+    "tensorflow": tuple(KERNELS),
+    "jax": ("attention", "convolve", "dense", "gelu"),
+    "torch": ("convolve", "dense"),
+}[BACKEND]
+DIRECT_PER_COMMIT = COMPILED_PER_COMMIT if BACKEND == "jax" else tuple(KERNELS)
+"""The others are left to `make nightly`, which runs all of them on each backend."""
 
 
 def places() -> Iterator[Any]:
     """Each kernel, broken in what is called directly and in what is compiled."""
     for name in KERNELS:
-        yield pytest.param(name, "direct", id=f"{name} direct")
-        nightly = () if name in COMPILED_PER_COMMIT else (pytest.mark.nightly,)
-        yield pytest.param(name, "compiled", id=f"{name} compiled", marks=(pytest.mark.compiles, *nightly))
+        for where, often in (("direct", DIRECT_PER_COMMIT), ("compiled", COMPILED_PER_COMMIT)):
+            marks = [pytest.mark.compiles] if where == "compiled" else []
+            if name not in often:
+                marks.append(pytest.mark.nightly)
+            yield pytest.param(name, where, id=f"{name} {where}", marks=marks)
 
 
 @pytest.mark.parametrize(("name", "where"), list(places()))
@@ -154,7 +163,7 @@ def compute_in_tf32(patch: pytest.MonkeyPatch, names: tuple[str, ...] = PRODUCTS
         patch.setattr(kernels, name, rounded(getattr(kernels, name)))
 
 
-@pytest.mark.parametrize("pair", [MCI, VIT], ids=str)
+@pytest.mark.parametrize("pair", [pytest.param(MCI, marks=nightly_on("jax")), VIT], ids=str)
 def test_products_rounded_to_tf32_are_refused_with_the_reason(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_in_tf32(monkeypatch)
     verification = verified(pair)
@@ -242,6 +251,7 @@ def test_pytorchs_switches_are_as_they_were(setting: str) -> None:
 # --- What lower precision costs ---
 
 
+@nightly_on("jax")
 def test_lower_precision_is_measured_and_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "half_precisions", lambda: ("bfloat16",))
     verification = verified(VIT)
