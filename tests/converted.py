@@ -48,7 +48,11 @@ def pass_verification(folder: Path) -> None:
         "variant": read_record(folder, CONVERSION_FILE)["variant"],
         "backend": "tensorflow",
         "versions": {"torch": "2.6.0", "timm": "1.0.20", "open_clip_torch": "3.2.0"},
-        "device": {"name": "NVIDIA H200", "processor": "Fast CPU"},
+        "device": {
+            "name": "NVIDIA H200",
+            "processor": "Fast CPU",
+            "switches_verified": {"tf32": "False", "torch.get_float32_matmul_precision()": "highest"},
+        },
         "measured_not_judged": [
             {"way": "bfloat16", "rms": 0.05, "maximum": 0.2, "smallest_cosine": 0.9997, "top1_differences": 0}
         ],

@@ -99,11 +99,13 @@ def test_the_changes_are_those_that_were_made() -> None:
 
 def test_the_verification_is_shown_as_measured() -> None:
     reference = "open_clip 3.3.0 on PyTorch 2.6.0"
-    told = render_card(info(checks=CHECKS, reference=reference, images=16, texts=12, device="NVIDIA H200"))
+    told = render_card(
+        info(checks=CHECKS, reference=reference, images=16, texts=12, device="NVIDIA H200", switches=("tf32 = False",))
+    )
     text = section(told, "Verification")
     went = f"16 images and 12 texts went through these weights and through {reference}, in float64 and in float32."
     assert went in " ".join(text.split())
-    assert "Keras ran on NVIDIA H200, in full float32." in text
+    assert "Keras ran on NVIDIA H200, in full float32. For that, `tf32 = False`." in text
     one_tower = section(render_card(info(checks=CHECKS, images=16, texts=0)), "Verification")
     assert "16 images went through" in one_tower and "texts" not in one_tower and "Keras ran on" not in one_tower
     assert "| train | jax | `encode` | 2.5e-14 | 1.01 × | 1.10 × | yes |" in text

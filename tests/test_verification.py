@@ -30,7 +30,7 @@ from .support import nightly_on
 pytestmark = [pytest.mark.usefixtures("small_towers", "quickly_compiled"), pytest.mark.backend, pytest.mark.torch]
 
 BACKEND = keras.backend.backend()
-COMPILED = {"tensorflow": "predict", "jax": "predict", "torch": "torch.compile, run by PyTorch"}[BACKEND]
+COMPILED = {"tensorflow": "predict", "jax": "predict", "torch": "graph"}[BACKEND]
 
 
 def verified(pair: Pair, forms: tuple[str, ...] = ("train",)) -> Verification:
@@ -371,5 +371,5 @@ def test_a_real_variant_is_verified_thoroughly(tmp_path: Path) -> None:
     folder = convert(source, tmp_path / "folder", verify=False).folder
     verification = verify_folder(folder, source, silent, thorough=True)
     assert verification.passed
-    name = "torch.compile" if BACKEND == "torch" else COMPILED
+    name = "compile" if BACKEND == "torch" else COMPILED
     assert {(c.form, c.program) for c in verification.rounding} >= {("inference", name), ("train", name)}

@@ -37,8 +37,11 @@ def _rounding(verification: Verification) -> Table:
         f"float32, error of logits at scale 100 (rms at most {RMS_RATIO} x PyTorch's largest of several runs, "
         f"maximum at most {MAX_RATIO:g} x or {LOGIT_FLOOR:.0e})"
     )
-    columns = ("form", "program", "rms", "maximum", "rms ratio", "max ratio", "other top-1", "")
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for column in ("form", "program", "rms", "maximum"):
+        table.add_column(column, no_wrap=True)
+    for column in ("rms ratio", "max ratio", "other top-1", ""):
+        table.add_column(column)
     if verification.rounding:
         first = verification.rounding[0]
         table.add_row("PyTorch", "", _number(first.torch_rms), _number(first.torch_maximum), "1", "1", "0", "")

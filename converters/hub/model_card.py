@@ -53,7 +53,7 @@ class Check:
     same_top1: bool
     """Whether every image and every text got the same best match."""
     program: str = "encode"
-    """What computed: "encode" for encode_image and encode_text, "predict", "torch.compile"."""
+    """What computed: "encode" for encode_image and encode_text, "predict", "graph", "compile"."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class CardInfo:
     """Empty for weights that were not verified."""
     device: str = ""
     """That Keras computed on; "" where a record does not say."""
+    switches: tuple[str, ...] = ()
+    """The switches that let float32 be computed with fewer bits, as they were set: "name = value"."""
     costs: tuple[CostRow, ...] = ()
     """Of lower precision; empty where the device has none."""
 
@@ -221,6 +223,8 @@ def _verification(info: CardInfo) -> str:
         for check in info.checks
     ]
     device = f" Keras ran on {info.device}, in full float32." if info.device else ""
+    if info.switches:
+        device += f" For that, {', '.join(f'`{switch}`' for switch in info.switches)}."
     return f"""\
 {_count(info.images, info.texts)} went through these weights and through {info.reference}, in float64 and in
 float32.{device}
@@ -230,7 +234,8 @@ float32.{device}
 "Difference in float64" is the largest difference of the features before normalisation, relative to the
 largest of the features. "Error in float32" is how far the logits in float32 are from PyTorch's in float64, as
 a multiple of the same error of PyTorch's own float32, the largest of several runs. "Computed by" names the program:
-`encode` is `encode_image` and `encode_text`. All numbers are in `verification.json`.
+`encode` is `encode_image` and `encode_text`, `graph` what `torch.compile` makes of a model, run by PyTorch's own
+kernels, and `compile` the same by its compiler. All numbers are in `verification.json`.
 {_costs(info)}
 ![Errors of each form and stage, and logits of Keras against those of PyTorch]({PICTURE_FILE})"""
 

@@ -106,11 +106,21 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         texts=len(inputs.get("texts", ())),
         checks=checks,
         device=_device(verification.get("device", {})),
+        switches=tuple(
+            f"{name} = {value}"
+            for name, value in verification.get("device", {}).get("switches_verified", {}).items()
+            if not _of_pytorch_alone(name, verification["backend"])
+        ),
         costs=tuple(
             CostRow(cost["way"], *(cost[key] for key in ("rms", "maximum", "smallest_cosine", "top1_differences")))
             for cost in verification.get("measured_not_judged", ())
         ),
     )
+
+
+def _of_pytorch_alone(switch: str, backend: str) -> bool:
+    """Whether a switch is one of PyTorch's, which computed the reference, where Keras ran on another backend."""
+    return switch.startswith("torch.") and backend != "torch"
 
 
 def _device(device: dict[str, Any]) -> str:
