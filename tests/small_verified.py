@@ -7,8 +7,6 @@ loaded from the same one by the tables. Imports PyTorch, timm and open_clip wher
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from mobileclip_keras.converters.conversion.mapping import load_into
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
@@ -97,29 +95,3 @@ def verdict(
         return model if same else reparameterize(model, form, dtype)
 
     return verify_model("mobileclip_s0", make_model, forms, reference(pair, kind, seed), inputs(pair[0]))
-
-
-def broken_kernel_is_caught(verification: Verification, program: str | None) -> bool:
-    """Whether a verification failed, and by the program that was broken where one is named."""
-    if verification.passed:
-        return False
-    failed = {check.program for check in verification.rounding if not check.passed}
-    return program is None or program in failed
-
-
-def largest_ratio(verification: Verification) -> float:
-    """How near the float32 checks came to a limit: 1 is at it."""
-    from mobileclip_keras.verify.criteria import LOGIT_FLOOR, MAX_RATIO, RMS_RATIO
-
-    return max(
-        max(
-            check.rms_ratio / RMS_RATIO,
-            check.maximum / max(MAX_RATIO * check.torch_maximum, LOGIT_FLOOR),
-        )
-        for check in verification.rounding
-    )
-
-
-def finite(arrays: Arrays) -> bool:
-    """Whether no tensor of a checkpoint has overflowed."""
-    return all(np.isfinite(array).all() for array in arrays.values())

@@ -14,7 +14,7 @@ PROBES = 64
 
 @dataclass(frozen=True)
 class Features:
-    """A model's outputs for the fixed inputs, before normalisation; None for a tower that is not there.
+    """A model's outputs for the fixed inputs, normalised or not; None for a tower that is not there.
 
     image: (images, embed_dim). text: (texts, embed_dim).
     """
