@@ -191,7 +191,13 @@ def installed_versions(environment: Path) -> dict[str, str]:
 
 def run_tests(row: Row, checkout: Path, environment: Path) -> tuple[str, str, list[str]]:
     """(outcome, detail, names of what failed)."""
-    variables = os.environ | {"KERAS_BACKEND": row.backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables = {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),  # rows with the same JAX compile once
+        **os.environ,
+        "KERAS_BACKEND": row.backend,
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     failures = []
     for program, *arguments in PROGRAMS:
         try:
