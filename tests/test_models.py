@@ -14,7 +14,7 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 
 from .small import SMALL_TEXT_TOWERS, small_model
-from .support import TOKENS, apply, call, error, images, weights
+from .support import TOKENS, apply, call, error, images, nightly_on, weights
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -142,12 +142,9 @@ def test_any_batch_size() -> None:
     model = small_model()
     four = {"image": images(64, 4), "text": TOKENS}
     whole = run(model, four)
-    for size in (1, 3):
-        part = run(model, {key: value[:size] for key, value in four.items()})
-        for key in ("image_features", "text_features"):
-            assert error(part[key], whole[key][:size]) < 1e-5
-    predicted = model.predict(four, batch_size=3, verbose=0)
-    assert error(predicted["image_features"], whole["image_features"]) < 1e-5
+    predicted = model.predict(four, batch_size=3, verbose=0)  # batches of 3 and of 1
+    for key in ("image_features", "text_features"):
+        assert error(predicted[key], whole[key]) < 1e-5
 
 
 def test_a_tensorflow_function_takes_any_batch_and_size() -> None:
@@ -224,7 +221,7 @@ def test_shorter_rows_are_taken() -> None:
 @pytest.mark.parametrize(
     ("policy", "compute", "stored", "tolerance"),
     [
-        ("mixed_float16", "float16", "float32", 0.02),
+        pytest.param("mixed_float16", "float16", "float32", 0.02, marks=nightly_on("jax")),
         ("mixed_bfloat16", "bfloat16", "float32", 0.15),
         ("float64", "float64", "float64", 1e-4),
     ],

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
+import numpy as np
 
 from .. import kernels
 from ..kernels import memory
@@ -40,11 +41,28 @@ def _zeros(shape: tuple[int, ...], dtype: Any = None) -> Any:
 
 
 class WeightInitializer(keras.initializers.TruncatedNormal):
-    """keras.initializers.TruncatedNormal that heeds `to_be_overwritten`, in Keras' own layers too."""
+    """keras.initializers.TruncatedNormal that heeds `to_be_overwritten`, in Keras' own layers too.
+
+    NumPy draws the numbers: JAX would compile a program for each shape, most of a second each. So a seed gives the
+    same weights on every backend.
+    """
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
-        initial = starts_as(dtype or keras.config.floatx())
-        return super().__call__(shape, dtype) if initial is None else initial(shape, dtype)
+        dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
+        if (initial := starts_as(dtype)) is not None:
+            return initial(shape, dtype)
+        if not isinstance(self.seed, int):  # a SeedGenerator has a state that the backend keeps
+            return super().__call__(shape, dtype)
+        return keras.ops.convert_to_tensor(self.mean + self.stddev * _truncated_normal(shape, self.seed), dtype)
+
+
+def _truncated_normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Float32 numbers of the standard normal distribution, drawn again where they are beyond two."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.standard_normal(shape, np.float32)
+    while (beyond := np.abs(drawn) > 2).any():
+        drawn[beyond] = generator.standard_normal(np.count_nonzero(beyond), np.float32)
+    return drawn
 
 
 def normal(stddev: float = 0.02) -> keras.initializers.Initializer:
