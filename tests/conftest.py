@@ -66,11 +66,13 @@ def memory_is_given_back() -> Iterator[None]:
 
 
 @pytest.fixture
-def quickly_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has verifications leave torch.compile out, but for tests that are marked with `compiles`."""
+def quickly_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verifications leave out half precision, which a test may ask for, and the compiled program, but in tests that
+    are marked with `compiles`."""
     from mobileclip_keras.keras_models import kernels
 
-    if not (kernels.COMPILES_IN_SECONDS or request.node.get_closest_marker("compiles")):
+    monkeypatch.setattr(kernels, "half_precisions", tuple)
+    if not request.node.get_closest_marker("compiles"):
         monkeypatch.setattr(kernels, "compiled", lambda model, thorough: None)
 
 

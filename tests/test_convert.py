@@ -130,7 +130,9 @@ def assert_is_folded(folder: Path, trained: MobileClipModel) -> None:
         assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max(), name
 
 
-@pytest.mark.parametrize(("checkpoint_format", "variant"), [(TIMM, "2-s0"), (S0, "s0")], ids=str)
+@pytest.mark.parametrize(
+    ("checkpoint_format", "variant"), [pytest.param(TIMM, "2-s0", marks=pytest.mark.nightly), (S0, "s0")], ids=str
+)
 def test_a_folded_checkpoint_becomes_the_inference_form(
     tmp_path: Path, image_file: Path, s0_file: Path, checkpoint_format: CheckpointFormat, variant: str
 ) -> None:
@@ -162,7 +164,7 @@ def test_what_timm_folded_becomes_the_inference_form(tmp_path: Path, image_file:
     assert_is_folded(tmp_path / "out", float64_model(TIMM, "2-s0", image_file))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.nightly)])
 def test_dtypes_of_files_and_folders(tmp_path: Path, dtype: str) -> None:
     half = {
         name: torch.from_numpy(np.array(array)).to(getattr(torch, dtype) if array.dtype.kind == "f" else torch.int64)

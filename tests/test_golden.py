@@ -34,9 +34,8 @@ S0, B = "apple__mobileclip_s0", "apple__mobileclip_b"
 OPEN_CLIP_B = "open_clip__MobileCLIP-B"
 
 # For a commit. test_small_towers.py has every kind of tower in every layout and form; what is left to real size are
-# long sums, which mci0 and the ViT show on every backend, and mci3's width.
+# long sums, which mci0 and the ViT show on every backend, and the other convention of the ViT.
 ON_EVERY_BACKEND = (S0, B)
-ON_TENSORFLOW = (OPEN_CLIP_B, "open_clip__MobileCLIP2-S0", "timm__fastvit_mci3")
 
 
 def check_in_float64(reference: str, forms: tuple[str, ...], count: int) -> MobileClipModel:
@@ -80,9 +79,8 @@ def test_outputs_of_the_original_code_on_every_backend(reference: str) -> None:
     check_in_float32(reference, copy_model(model, "float32"), ("inference",))
 
 
-@pytest.mark.parametrize("reference", ON_TENSORFLOW)
-def test_outputs_of_the_original_code(reference: str) -> None:
-    check_in_float64(reference, ("train", "inference"), count=1)
+def test_outputs_of_the_original_code_as_open_clip_computes() -> None:
+    check_in_float64(OPEN_CLIP_B, ("train",), count=1)
 
 
 @pytest.mark.nightly

@@ -33,7 +33,7 @@ from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, randomise, small_model
 from .small_verified import MCI, MCI_LAYER, PAIRS, VIT, VIT_CLIP, Pair, build, rows_of, tensors_of, verdict
 from .support import LARGE_TOWERS, TOKENS, checkpoint, images, marked
 
-pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_verified")
 
 
 def every_kind(tests: Iterable[str]) -> Iterator[Any]:
@@ -47,6 +47,7 @@ def every_kind(tests: Iterable[str]) -> Iterator[Any]:
 # --- Unbroken ---
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_what_is_not_broken_passes(pair: Pair) -> None:
     verification = verdict(pair, build(pair, rows_of(pair)), ("inference", "train"))

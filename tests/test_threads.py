@@ -74,6 +74,7 @@ def test_another_thread_builds_and_trains_keras_models_meanwhile(tmp_path: Path)
             for mine, saved in zip(loaded.weights, model.weights, strict=True):
                 assert np.array_equal(keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(saved)), saved.path
             loads += 1
+            done.wait(0.02)
 
     def build(done: threading.Event) -> None:
         for time in range(TIMES):

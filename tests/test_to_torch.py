@@ -60,7 +60,9 @@ def image_model(clip: MobileClipModel) -> MobileClipModel:
     return MobileClipModel(image_encoder=clip.image_encoder, variant=clip.variant)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    "suffix", [".pt", ".safetensors", *(pytest.param(suffix, marks=pytest.mark.nightly) for suffix in (".pth", ".bin"))]
+)
 def test_apples_layout_comes_back(s0: MobileClipModel, tmp_path: Path, suffix: str) -> None:
     steps = []
     assert to_torch(s0, "apple", tmp_path / f"s0{suffix}", progress=steps.append) == len(S0.shapes)
@@ -96,8 +98,9 @@ def test_open_clip_loads_it(clip: MobileClipModel, tmp_path: Path) -> None:
     import open_clip
 
     to_torch(clip, "open_clip", tmp_path / "a.pt")
-    model = open_clip.create_model("MobileCLIP2-S0")
-    model.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True), strict=True)
+    with torch.device("meta"):  # without drawing initial values
+        model = open_clip.create_model("MobileCLIP2-S0", device="meta")
+    model.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True), strict=True, assign=True)
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in as_torch(arrays(SMALL_CLIP)).items())
 
 
