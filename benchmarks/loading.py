@@ -79,8 +79,8 @@ def keep_shapes(folder: Path, form: str) -> None:
     """Writes the kind of every layer, and the names and shapes of its weights, for `make_objects`."""
     import keras
 
+    from mobileclip_keras.keras_models.layers.paths import layers_by_path
     from mobileclip_keras.keras_models.store.load import load_folder
-    from mobileclip_keras.keras_models.store.weights_file import layers_by_path
 
     kinds = ("BatchNormalization", "LayerNormalization", "Dense", "Embedding")
     shapes: list[Any] = []

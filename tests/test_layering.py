@@ -15,6 +15,7 @@ LAYERS = (
     "keras_models.types",
     "keras_models.backend_choice",
     "keras_models.architectures",
+    "keras_models.config_keys",
     "keras_models.registry",
     "keras_models.kernels",
     "keras_models.layers",

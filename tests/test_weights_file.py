@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models.layers.paths import layers_by_path
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
@@ -16,7 +17,6 @@ from mobileclip_keras.keras_models.store.file_names import WEIGHTS
 from mobileclip_keras.keras_models.store.load import load_folder
 from mobileclip_keras.keras_models.store.weights_file import (
     can_write,
-    layers_by_path,
     save_by_keras,
     save_model,
 )

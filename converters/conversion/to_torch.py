@@ -9,6 +9,9 @@ import numpy as np
 
 from ...keras_models.architectures import IMAGE_TOWERS
 from ...keras_models.errors import MissingPackageError, MobileClipError
+from ...keras_models.layers.adapters import is_quantized
+from ...keras_models.layers.paths import layers_by_path
+from ...keras_models.models.copying import adapted_layers, merged_copy
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.store.atomic import check_file_target, file_written_whole
 from ...keras_models.store.load import load_folder
@@ -71,6 +74,8 @@ def _load_train_form(source: Path, layout: str) -> MobileClipModel:
 
 def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipModel, tuple[Row, ...]]:
     """The part of a model that a layout holds, and the layout's table."""
+    if any(is_quantized(layer) for _, layer in layers_by_path(model)):
+        raise ExportError("The model is quantised, and PyTorch's layouts hold floats. Give it as it was before.")
     if model.form != "train":
         raise ExportError(
             f"The model is in {model.form} form: what was folded cannot be unfolded. Give the train form."
@@ -87,7 +92,7 @@ def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipMode
     except LookupError as error:
         others = [name for name in LAYOUTS if name != layout and _exists(image.tower, text and text.tower, name)]
         raise ExportError(f"{error.args[0]} Use {' or '.join(others)}.") from error
-    return model, rows
+    return merged_copy(model) if adapted_layers(model) else model, rows
 
 
 def _exists(image_tower: str, text_tower: str | None, layout: str) -> bool:

@@ -51,6 +51,7 @@ is_on_host = _fastest(plain.is_on_host)
 precision_switches = _fastest(plain.precision_switches)
 short_variable_names = _fastest(plain.short_variable_names)
 tensor = _fastest(plain.tensor)
+variables_changed = _fastest(plain.variables_changed)
 view = _fastest(plain.view)
 
 COMPILES_EACH_OPERATION: bool = getattr(_backend, "COMPILES_EACH_OPERATION", plain.COMPILES_EACH_OPERATION)

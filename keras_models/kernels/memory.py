@@ -45,6 +45,22 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def quick_collections() -> Iterator[None]:
+    """Within this context, whoever has Python look for garbage has it look among new objects alone.
+
+    Keras does for each weight that it takes from a layer: 0.3 s, for each of the hundred layers that are quantised.
+    """
+    frozen = gc.get_freeze_count() > 0  # by somebody else
+    if not frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An uninitialised array that backends can share."""
     return _aligned(np.empty, shape, dtype)

@@ -390,6 +390,10 @@ def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
     variable.assign(array)
 
 
+def variables_changed(model: keras.Model) -> None:
+    """Tells the backend that layers of a built model have other variables now."""
+
+
 def view(variable: keras.Variable) -> np.ndarray | None:
     """The variable's value for reading at once, without a copy; None where that cannot be had."""
     return None

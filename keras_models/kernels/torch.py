@@ -133,6 +133,15 @@ def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
     variable.value.data = tensor(array)
 
 
+def variables_changed(model: keras.Model) -> None:
+    """Each layer shows PyTorch its variables as parameters, those of its sublayers too, and keeps the old ones."""
+    for layer in model.modules():
+        parameters = getattr(layer, "torch_params", None)
+        if parameters is not None:
+            parameters.clear()
+            parameters.update({variable.path: variable.value for variable in layer.variables})
+
+
 def view(variable: keras.Variable) -> np.ndarray | None:
     value = variable.value
     if value.device.type != "cpu" or value.dtype == torch.bfloat16:

@@ -1,15 +1,21 @@
-"""The dense layers of every tower."""
+"""The dense layers of every tower, and the embedding of token ids."""
 
 import keras
 from keras import ops
 
 from .. import kernels
 from ..types import Tensor
+from .adapters import Adaptable
 from .base import TowerLayer
 
 
+class _Dense(TowerLayer, Adaptable, keras.layers.Dense):
+    MATRIX = "kernel"
+    SCALED_AXIS = 0
+
+
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class Linear(TowerLayer, keras.layers.Dense):
+class Linear(_Dense):
     """keras.layers.Dense with product, bias and activation in as few passes over memory as the backend allows.
 
     Inputs: float (..., inputs), outputs: float (..., units). Arguments are those of keras.layers.Dense.
@@ -21,7 +27,7 @@ class Linear(TowerLayer, keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class VectorLinear(TowerLayer, keras.layers.Dense):
+class VectorLinear(_Dense):
     """keras.layers.Dense for inputs without positions, such as pooled ones, by `kernels.dense_of_vectors`.
 
     Inputs: float (batch, inputs), outputs: float (batch, units). Arguments are those of keras.layers.Dense.
@@ -32,3 +38,14 @@ class VectorLinear(TowerLayer, keras.layers.Dense):
         if self.bias is not None:
             outputs = outputs + ops.convert_to_tensor(self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+
+@keras.saving.register_keras_serializable("mobileclip_keras")
+class TokenEmbedding(Adaptable, keras.layers.Embedding):
+    """keras.layers.Embedding whose adapters are kept in files, and which can be quantised.
+
+    Inputs: integers (...), outputs: float (..., output_dim). Arguments are those of keras.layers.Embedding.
+    """
+
+    MATRIX = "embeddings"
+    SCALED_AXIS = -1

@@ -31,8 +31,17 @@ class FeatureModel(keras.Model):
         self.model = model
         self.normalize = normalize
         self.built = True
+        weights = list(model.weights)
+        self._weights_known = lambda: weights  # hidden, or Keras would count them as weights of this model, too
         if not kernels.XLA_IS_FAST:
             self.jit_compile = False
+
+    def is_current(self) -> bool:
+        """Whether the model has the variables that it had: quantising and adapters change them.
+
+        What Keras compiled for `predict` reads no others.
+        """
+        return [*map(id, self._weights_known())] == [*map(id, self.model.weights)]
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         if not self.normalize:

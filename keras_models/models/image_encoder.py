@@ -16,6 +16,9 @@ from ..store.load import load_pretrained
 from ..towers.fastvit import FastViT
 from ..towers.vit import VisionTransformer
 from ..types import Shape, Tensor
+from .own_state import own_config, restore, split_config
+from .quantizing import Quantizable
+from .trainable import freeze
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -53,7 +56,7 @@ class ImageProjectionHead(Layer):
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipImageEncoder(keras.Model):
+class MobileClipImageEncoder(Quantizable, keras.Model):
     """An image tower: images to features, not normalised.
 
     Args:
@@ -110,6 +113,8 @@ class MobileClipImageEncoder(keras.Model):
             )
         self.projection = ImageProjectionHead(embed_dim, projection_bias, dtype=self.dtype_policy, name="projection")
         self.build((None, self.image_size, self.image_size, 3))
+        if not kwargs.get("trainable", True):
+            freeze(self)
 
     @classmethod
     def from_variant(cls, variant: str, form: str = "train", **kwargs: Any) -> "MobileClipImageEncoder":
@@ -179,16 +184,18 @@ class MobileClipImageEncoder(keras.Model):
             "norm_epsilon": self.norm_epsilon,
             "stem_padding": self.stem_padding,
             "name": self.name,
-            "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            **own_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        config = dict(config)
+        config, own = split_config(config)
         if isinstance(config["backbone"], dict):
             config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
-        return cls(**config)
+        encoder = cls(**config)
+        restore(encoder, own)
+        return encoder
 
 
 def _other_backbone(backbone: Any, image_size: int) -> Any:

@@ -19,16 +19,19 @@ from ..store.save import SavesItself, save_folder
 from ..towers.folding import reparameterize
 from ..training.losses import contrastive_loss
 from ..types import Tensor
-from .copying import copy_model
+from .copying import adapted_layers, copy_model, merged_copy
 from .features import FeatureModel
 from .image_encoder import MobileClipImageEncoder
+from .own_state import restore, split_config
+from .quantizing import Quantizable
 from .text_encoder import MobileClipTextEncoder
+from .trainable import freeze, trainable_config
 
 MAX_LOGIT_SCALE = 100.0
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipModel(TakesTokens, keras.Model):
+class MobileClipModel(TakesTokens, Quantizable, keras.Model):
     """MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691): images and texts to comparable features.
 
     Args:
@@ -67,6 +70,8 @@ class MobileClipModel(TakesTokens, keras.Model):
         # A function hides it: Keras takes every attribute that is a model for a part of this one.
         self._feature_model: Callable[[], FeatureModel] | None = None
         self.built = True
+        if not kwargs.get("trainable", True):
+            freeze(self)
 
     @classmethod
     def from_variant(
@@ -176,8 +181,16 @@ class MobileClipModel(TakesTokens, keras.Model):
             beside.append(preprocessor)
         if self.text_encoder is not None:
             beside.append(Tokenizer(self.text_encoder.context_length))
-        # Keras would save a compiled model with its optimizer, losses and metrics, which only its own code can load.
-        save_folder(lambda: copy_model(self) if self.compiled else self, folder, beside, overwrite=overwrite)
+        save_folder(self._to_be_saved, folder, beside, overwrite=overwrite)
+
+    def _to_be_saved(self) -> "MobileClipModel":
+        """This model, or a plain copy where it holds what belongs to its training.
+
+        Keras would save a compiled model with its optimizer, losses and metrics, which only its own code can load.
+        """
+        if adapted_layers(self):
+            return merged_copy(self)
+        return copy_model(self) if self.compiled else self
 
     def encode_image(self, images: Any, normalize: bool = True) -> Tensor:
         """Features of images.
@@ -233,7 +246,7 @@ class MobileClipModel(TakesTokens, keras.Model):
 
     def feature_model(self) -> FeatureModel:
         """What `predict` runs: this model without its logit scale. (Keras would save a property's model.)"""
-        if self._feature_model is None:
+        if self._feature_model is None or not self._feature_model().is_current():
             made = FeatureModel(self)
             self._feature_model = lambda: made
         return self._feature_model()
@@ -269,16 +282,18 @@ class MobileClipModel(TakesTokens, keras.Model):
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
             "variant": self.variant,
             "name": self.name,
-            "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            **trainable_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        config = dict(config)
+        config, own = split_config(config)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
-        return cls(**config)
+        model = cls(**config)
+        restore(model, own)
+        return model
 
 
 def create_mobile_clip_model(variant: str, **kwargs: Any) -> MobileClipModel:

@@ -1,7 +1,7 @@
 """The text tower: a backbone and the projection into the space that it shares with images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -15,10 +15,13 @@ from ..registry import get_variant
 from ..store.load import load_pretrained
 from ..towers.text import TextBackbone
 from ..types import Shape, Tensor
+from .own_state import own_config, restore, split_config
+from .quantizing import Quantizable
+from .trainable import freeze
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipTextEncoder(TakesTokens, keras.Model):
+class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
     """A text tower: token ids to features, not normalised.
 
     Args:
@@ -58,6 +61,8 @@ class MobileClipTextEncoder(TakesTokens, keras.Model):
             name="projection",
         )
         self.build((None, self.context_length))
+        if not kwargs.get("trainable", True):
+            freeze(self)
 
     @classmethod
     def from_variant(cls, variant: str, form: str = "train", **kwargs: Any) -> "MobileClipTextEncoder":
@@ -104,6 +109,13 @@ class MobileClipTextEncoder(TakesTokens, keras.Model):
             "embed_dim": self.embed_dim,
             "form": self.form,
             "name": self.name,
-            "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            **own_config(self),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        config, own = split_config(config)
+        encoder = cls(**config)
+        restore(encoder, own)
+        return encoder

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from ..config_keys import TRAINABLE_PARTS
+
 TOWERS = ("image", "text")
 
 
@@ -26,6 +28,9 @@ def keep_towers(config: dict[str, Any], towers: str) -> None:
     for tower in TOWERS:
         if towers not in ("both", tower):
             config[f"{tower}_encoder"] = None
+            for path in [*config.get(TRAINABLE_PARTS, ())]:
+                if path.split("/")[0] == f"{tower}_encoder":
+                    del config[TRAINABLE_PARTS][path]
         elif config[f"{tower}_encoder"] is None and towers == tower:
             raise LookupError(tower)
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from .. import kernels
 from ..architectures import TextConfig
 from ..layers.base import Layer
 from ..layers.blocks import RepMixerBlock, TransformerBlock
+from ..layers.dense import TokenEmbedding
 from ..layers.initializers import normal
 from ..layers.normalization import LayerNorm, norm_each
 from ..types import Shape, Tensor
@@ -32,7 +32,7 @@ class TextBackbone(Layer):
         super().__init__(**kwargs)
         self.config = config
         policy = {"dtype": self.dtype_policy}
-        self.token_embedding = keras.layers.Embedding(
+        self.token_embedding = TokenEmbedding(
             config.vocab_size, config.width, embeddings_initializer=normal(), name="token_embedding", **policy
         )
         self.blocks: list[Any] = []
