@@ -71,7 +71,6 @@ REBUILT: dict[str, Callable[[MobileClipModel, Path], Any]] = {
     "folder": from_pretrained,
     "copy_model": lambda model, _: copy_model(model),
     "clone_model": lambda model, _: keras.models.clone_model(model),
-    "config": lambda model, _: MobileClipModel.from_config(model.get_config()),
     "reparameterize to its own form": lambda model, _: model.reparameterize("train"),
 }
 
@@ -230,6 +229,26 @@ def test_a_config_that_freezes_what_is_not_there_is_refused(tmp_path: Path) -> N
     config = model.get_config() | {"trainable_parts": {"text_encoder/backbone/head": False}}
     with pytest.raises(ValueError, match="does not have: text_encoder/backbone/head"):
         MobileClipModel.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"trainable_parts": {"backbone": 0}},
+        {"trainable_parts": ["backbone"]},
+        {"trainable": "no"},
+        {"lora": {"projection": [10**12, 1]}},
+        {"lora": {"projection": [2, float("nan")]}},
+        {"lora": {"backbone/final_norm": [2, 2]}},
+        {"lora": {"projection": 2}},
+        {"quantized": {"projection": True}},
+        {"quantized": ["backbone"]},
+    ],
+)
+def test_configs_of_strangers_are_refused(entries: dict[str, Any]) -> None:
+    config = small_model(None, "small_mct_of_64_words").text_encoder.get_config()
+    with pytest.raises(ValueError, match=r"The config"):
+        MobileClipTextEncoder.from_config(config | entries)
 
 
 def test_configs_from_before_still_load(tmp_path: Path) -> None:

@@ -307,3 +307,34 @@ def test_a_frozen_batch_norm_neither_counts_nor_moves() -> None:
     model({key: keras.ops.convert_to_tensor(value) for key, value in PAIR.items()}, training=True)
     for was, now in zip(before, weights(model.image_encoder), strict=True):
         assert np.array_equal(was, now)
+
+
+# --- What does not go together ---
+
+
+def test_class_weights_without_classes() -> None:
+    model = small_model("small_vit", "small_transformer")
+    model.compile("sgd")
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match=r"class_weight needs targets.*Give sample_weight"):
+            train(PAIR, class_weight={0: 1.0, 1: 2.0})
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="class_weight needs targets"):
+        model.fit(PAIR, class_weight={0: 1.0})
+
+
+def test_backbones_that_take_channels_first() -> None:
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match=r"MobileNetV2 cannot be built while .* 'channels_first'.*set_image_data"):
+            MobileClipImageEncoder("MobileNetV2", 16, image_size=32)
+        inputs = keras.Input((32, 32, 3))
+        first = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(inputs))
+        apply(small_model("small_vit", None).image_encoder, images(64, 2))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    with pytest.raises(ValueError, match="its layers pool are 'channels_first'"):
+        MobileClipImageEncoder(first, 16, image_size=32)
+    inputs = keras.Input((3, 32, 32))
+    with pytest.raises(ValueError, match=r"it takes \(None, 3, 32, 32\), and images are"):
+        MobileClipImageEncoder(keras.Model(inputs, keras.layers.Flatten()(inputs)), 16, image_size=32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...keras_models.errors import MobileClipError
+from ...keras_models.inputs.image_reading import is_url, readable_suffixes
 from ...keras_models.inputs.preprocessing import ImageError, ImagePreprocessor
 
 if TYPE_CHECKING:
@@ -32,22 +33,21 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
     Args:
         arguments: files, folders or patterns with *, ? or **. A file may have any name. Below folders and for
-            patterns, only files with an image's suffix count; below folders, hidden files and folders do not.
+            patterns, only files count whose suffix is that of a format that can be read; below folders, hidden
+            files and folders do not.
 
     Raises:
         NoImagesError: where a folder or pattern leads to none.
     """
-    from PIL import Image
-
-    suffixes = frozenset(Image.registered_extensions())
+    suffixes = readable_suffixes()
     found: dict[str, None] = {}
     for argument in arguments:
         if os.path.isdir(argument):
             files = _images_below(Path(argument), suffixes)
-        elif not os.path.exists(argument) and glob.has_magic(argument):
+        elif glob.has_magic(argument) and not os.path.exists(argument) and not is_url(argument):
             files = [path for path in sorted(glob.glob(argument, recursive=True)) if _is_image(path, suffixes)]
         else:
-            files = [argument]  # also a missing one: the reader reports it and goes on
+            files = [argument]  # also a missing one or a URL: the reader reports it and goes on
         if not files:
             raise NoImagesError(f"{argument} leads to no image files.")
         found |= dict.fromkeys(files)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,10 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+
+# A Path has one slash where the URL that it was made of has two. One letter would be a drive of Windows.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:image/")
+LONGEST_URL = 200
 
 # Resampling may leave [0, 1] by its rounding. What leaves it by less than this is accepted; an 8-bit step is 1 / 255.
 RANGE_TOLERANCE = 1e-3
@@ -52,6 +57,8 @@ def read_image(source: Any, name: str) -> "Image.Image":
 
     if isinstance(source, Image.Image):
         return _upright(source, name)
+    if is_url(source):
+        raise ImageError(f"{name[:LONGEST_URL]} is a URL, and URLs are not fetched. Download it, and give the file.")
     if isinstance(source, str | os.PathLike):
         return _decode(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -67,6 +74,30 @@ def read_image(source: Any, name: str) -> "Image.Image":
         f"{name} must be a path, the bytes of an image file, a file opened in binary mode, a Pillow image "
         f"or an array, not {type(source).__name__}."
     )
+
+
+def is_url(source: Any) -> bool:
+    """Whether a path is a URL, and no file of that name is there."""
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    return isinstance(path, str) and URL.match(path) is not None and not os.path.exists(path)
+
+
+def readable_suffixes() -> frozenset[str]:
+    """The suffixes of image files that can be read: ".jpg", ".png" and others, in lower case.
+
+    Pillow names more. Some formats it only writes, of some it knows the header alone, and EPS takes Ghostscript.
+    """
+    from PIL import EpsImagePlugin, Image, ImageFile
+
+    suffixes = Image.registered_extensions()
+    unread = {"MPEG"} | (set() if EpsImagePlugin.has_ghostscript() else {"EPS"})
+    readable = {
+        name
+        for name, (kind, _) in Image.OPEN.items()
+        if name not in unread and not (isinstance(kind, type) and issubclass(kind, ImageFile.StubImageFile))
+    }
+    readable.add("MPO")  # the reader of JPEG reads it
+    return frozenset(suffix for suffix, name in suffixes.items() if name in readable)
 
 
 def _decode(file: Any, name: str) -> "Image.Image":

@@ -55,22 +55,31 @@ class Adaptable:
             super().load_own_variables(store)  # type: ignore[misc]
             return
         if len(store.keys()) != len(plain) + 3:
-            raise ValueError(
-                f"{layer.path} has {len(plain)} weights, and the file has {len(store.keys())} for it. "
-                "One of the two may be quantised."
-            )
+            raise ValueError(self._refused(len(plain), len(store.keys())))
         *values, a, b, alpha = (np.asarray(store[str(index)]) for index in range(len(plain) + 3))
         if not layer.lora_enabled:
             logger.warning("%s has no LoRA adapters. Those in the file were merged into its weights.", layer.path)
             super().load_own_variables(_numbered(_merged(layer, values, a, b, float(alpha))))  # type: ignore[misc]
             return
         if a.shape[-1] != layer.lora_rank:
-            raise ValueError(
+            self._refusal = (
                 f"The LoRA adapters of {layer.path} have rank {layer.lora_rank}, those in the file {a.shape[-1]}."
             )
+            raise ValueError(self._refusal)
         for variable, value in zip([*plain, *adapters_of(layer)], [*values, a, b], strict=True):
             variable.assign(value)
         layer.lora_alpha = float(alpha)
+
+    _refusal = ""
+
+    def _refused(self, own: int, stored: int) -> str:
+        """Why the file does not fit. Keras tries again under the layer's other names, and shows the last message."""
+        layer: Any = self
+        if stored:
+            self._refusal = (
+                f"{layer.path} has {own} weights, and the file has {stored} for it. One of the two may be quantised."
+            )
+        return self._refusal or f"The file has no weights for {layer.path}."
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
         """As Keras does with its own layers, in int8 alone.

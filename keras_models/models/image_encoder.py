@@ -11,6 +11,7 @@ from ..architectures import IMAGE_TOWERS, FastViTConfig
 from ..kernels.float64 import check_float64
 from ..layers.base import Layer
 from ..layers.initializers import normal
+from ..layers.paths import layers_by_path
 from ..registry import get_variant
 from ..store.load import load_pretrained
 from ..towers.fastvit import FastViT
@@ -201,6 +202,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
 def _other_backbone(backbone: Any, image_size: int) -> Any:
     """A model of keras.applications by name, or the Keras model given."""
     if isinstance(backbone, keras.Model):
+        _check_channels_last(backbone)
         return backbone
     build = getattr(keras.applications, backbone, None) if isinstance(backbone, str) else None
     if not callable(build):
@@ -208,4 +210,27 @@ def _other_backbone(backbone: Any, image_size: int) -> Any:
             f"{backbone!r} is no image backbone. Give one of {', '.join(IMAGE_TOWERS)}, the name of a model of "
             "keras.applications such as 'MobileNetV2', or a Keras model."
         )
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"{backbone} cannot be built while Keras' image_data_format is 'channels_first': it would take images "
+            "(batch, 3, height, width), and this model's are (batch, height, width, 3). Call "
+            "keras.config.set_image_data_format('channels_last') first, or take one of MobileCLIP's own towers, "
+            "which heed no such setting."
+        )
     return build(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
+
+
+def _check_channels_last(backbone: keras.Model) -> None:
+    """Raises ValueError for a model that takes the channels of images first."""
+    shape = getattr(backbone, "input_shape", None)
+    first = [layer.name for _, layer in layers_by_path(backbone) if _data_format(layer) == "channels_first"]
+    if first or (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] not in (3, None)):
+        reason = f"its layers {', '.join(first[:3])} are 'channels_first'" if first else f"it takes {shape}"
+        raise ValueError(
+            f"{backbone.name!r} cannot be the image tower: {reason}, and images are (batch, height, width, 3). "
+            "Build it with data_format='channels_last'."
+        )
+
+
+def _data_format(layer: Any) -> Any:
+    return getattr(layer, "data_format", None)

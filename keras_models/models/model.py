@@ -1,5 +1,6 @@
 """MobileClipModel: an image tower and a text tower that meet in one space."""
 
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +251,30 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             made = FeatureModel(self)
             self._feature_model = lambda: made
         return self._feature_model()
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`. Without targets, `sample_weight` weighs pairs; `class_weight` has no classes there.
+
+        Raises:
+            ValueError: for a `class_weight` without targets.
+        """
+        self._check_class_weight(super().fit, args, kwargs)
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; see `fit`."""
+        self._check_class_weight(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def _check_class_weight(self, method: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        given = inspect.signature(method).bind(*args, **kwargs).arguments
+        untargeted = self.loss is None or (given.get("y") is None and isinstance(given.get("x"), dict))
+        if given.get("class_weight") is not None and untargeted:
+            raise ValueError(
+                "class_weight needs targets, a class for each row, and there are none: the contrastive loss compares "
+                "the pairs of a batch. Give sample_weight, a number for each pair, or compile with a loss of your own "
+                "and give y."
+            )
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
