@@ -1,5 +1,6 @@
 """Loading and computing in one thread changes nothing of Keras in another."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,27 @@ def test_two_saves_at_once(tmp_path: Path) -> None:
             loaded: MobileClipModel = keras.saving.load_model(folder)
             for mine, saved in zip(loaded.weights, model.weights, strict=True):
                 assert np.array_equal(keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(saved))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without umask")
+def test_files_of_other_threads_keep_their_permissions_meanwhile(tmp_path: Path) -> None:
+    model = small_model(None, "small_mct_of_64_words")
+    (tmp_path / "before").touch()
+    expected = (tmp_path / "before").stat().st_mode
+
+    def save(done: threading.Event) -> None:
+        for time in range(10):
+            model.save_pretrained(tmp_path / f"saved-{time}")
+
+    def touch(done: threading.Event) -> None:
+        number = 0
+        while not done.is_set():
+            file = tmp_path / f"file-{(number := number + 1)}"
+            file.touch()
+            assert file.stat().st_mode == expected
+
+    at_once(save, touch)
+    assert all(file.stat().st_mode == expected for file in tmp_path.glob("saved-*/*.h5"))
 
 
 def test_what_is_to_be_overwritten_is_so_in_one_thread_alone() -> None:

@@ -1,6 +1,5 @@
 """MobileClipModel: an image tower and a text tower that meet in one space."""
 
-import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..store.load import load_pretrained
 from ..store.model_config import check_towers
 from ..store.save import SavesItself, save_folder
 from ..towers.folding import reparameterize
+from ..training.class_weights import check_class_weight
 from ..training.losses import contrastive_loss
 from ..types import Tensor
 from .copying import adapted_layers, copy_model, merged_copy
@@ -258,23 +258,13 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         Raises:
             ValueError: for a `class_weight` without targets.
         """
-        self._check_class_weight(super().fit, args, kwargs)
+        check_class_weight(self, super().fit, args, kwargs)
         return super().fit(*args, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`; see `fit`."""
-        self._check_class_weight(super().train_on_batch, args, kwargs)
+        check_class_weight(self, super().train_on_batch, args, kwargs)
         return super().train_on_batch(*args, **kwargs)
-
-    def _check_class_weight(self, method: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        given = inspect.signature(method).bind(*args, **kwargs).arguments
-        untargeted = self.loss is None or (given.get("y") is None and isinstance(given.get("x"), dict))
-        if given.get("class_weight") is not None and untargeted:
-            raise ValueError(
-                "class_weight needs targets, a class for each row, and there are none: the contrastive loss compares "
-                "the pairs of a batch. Give sample_weight, a number for each pair, or compile with a loss of your own "
-                "and give y."
-            )
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

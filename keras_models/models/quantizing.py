@@ -20,9 +20,13 @@ class Quantizable:
     def quantize(self, mode: str | None = None, config: Any = None, filters: Filters = None, **kwargs: Any) -> None:
         """Makes the matrices of dense layers and of the token embedding 8-bit integers, in place.
 
-        Everything else keeps its floats: convolutions, norms, position embeddings and the image projection. So
-        the text tower becomes about a quarter of its size; the mci image towers are mostly convolutions. Saving
-        and loading keep it. Folding and the way back to PyTorch do not take a quantised model.
+        Everything else keeps its floats: convolutions, norms, position embeddings and the image projection. The
+        weights file becomes about a quarter as large. Saving and loading keep the integers. Folding and the way
+        back to PyTorch do not take them, so fold first.
+
+        Images suffer more than texts. On s0 with synthetic weights, the cosine between features before and after
+        is 0.9996 or more for texts and 0.998 for images. Measure on your own data; a tower's own `quantize` leaves
+        the other one alone.
 
         Args:
             mode: "int8". Keras' other modes are refused.
@@ -76,7 +80,7 @@ def _report(model: Any, made: list[Any], left: list[Any]) -> str:
     whole = sum(math.prod(variable.shape) for variable in model.weights)
     numbers = sum(math.prod(variable.shape) for layer in made for variable in layer.weights if variable.dtype == "int8")
     parts = [
-        f"{len(made)} layers of {model.name} are int8 now, with {numbers / whole:.0%} of its numbers; "
+        f"{len(made)} layers of {model.name} are int8 now, with {numbers / whole:.1%} of its numbers; "
         "`quantized_layers()` lists them.",
         "Convolutions, norms, position embeddings and the image projection stay floats.",
     ]
