@@ -25,6 +25,5 @@ def check_class_weight(
     if given.get("class_weight") is not None and untargeted:
         raise ValueError(
             "class_weight needs targets, a class for each row, and there are none: the contrastive loss compares the "
-            "pairs of a batch. Give sample_weight, a number for each pair. Or compile with a loss of your own, and give "
-            "y."
+            "pairs of a batch. Give sample_weight, a number for each pair. Or compile with a loss of your own and give y."
         )
