@@ -24,6 +24,6 @@ def check_class_weight(
     untargeted = model.loss is None or (given.get("y") is None and isinstance(given.get("x"), dict))
     if given.get("class_weight") is not None and untargeted:
         raise ValueError(
-            "class_weight needs targets, a class for each row, and there are none: the contrastive loss compares the "
-            "pairs of a batch. Give sample_weight, a number for each pair. Or compile with a loss of your own and give y."
+            "class_weight needs targets, a class for each row, and has none: the contrastive loss compares the "
+            "pairs of a batch. Give sample_weight, one for each pair, or compile with a loss of your own and give y."
         )
