@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEnco
 from mobileclip_keras.keras_models.store.file_names import CONFIG
 
 from .small import randomise, small_model
-from .support import TOKENS, images
+from .support import TOKENS, images, nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -75,7 +75,7 @@ REBUILT: dict[str, Callable[[MobileClipModel, Path], Any]] = {
 }
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_every_flag_comes_back(tmp_path: Path) -> None:
     model = small_model("small_vit", "small_mct")
     free = flags(model)
@@ -111,7 +111,7 @@ def test_a_frozen_tower_does_not_move_once_loaded(tmp_path: Path) -> None:
         assert len(moved) > 20 and not any(path.startswith("image_encoder") for path in moved)
 
 
-@pytest.mark.backend
+@nightly_on("tensorflow")
 def test_training_goes_on_with_the_state_of_its_optimizer(tmp_path: Path) -> None:
     with to_be_overwritten():
         model = MobileClipTextEncoder("small_mct_of_64_words", 16)

@@ -167,7 +167,7 @@ def test_a_quantised_folder_in_other_dtypes(tmp_path: Path) -> None:
         MobileClipModel.from_pretrained(tmp_path / "model", dtype="float16")
 
 
-@nightly_on("jax")
+@nightly_on("jax", "tensorflow")
 def test_in_a_functional_model(tmp_path: Path) -> None:
     tower = small_model(None, "small_mct_of_64_words").text_encoder
     inputs = keras.Input((77,), dtype="int32")
