@@ -200,14 +200,20 @@ def test_sharded_safetensors_that_do_not_fit_together(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=match):
             open_checkpoint(index)
 
-    refused({**weight_map, "extra": "one.safetensors"}, "do not name the same tensors: extra")
+    refused({**weight_map, "extra": "one.safetensors"}, "do not agree where these tensors are: extra")
     refused(
         {**weight_map, "extra": "three.safetensors"},
         "names the shard three.safetensors, which is not beside it",
     )
-    refused({**weight_map, "extra": "../one.safetensors"}, "names a shard outside its folder")
+    refused({**weight_map, "extra": "../one.safetensors"}, "names the shard ../one.safetensors, which is outside its")
+    refused(
+        {**weight_map, "a": "../x", "b": "/y", "c": "three.bin", "d": ".."},
+        "names the shards .., ../x, /y, which are outside its folder and the shard three.bin, which is not beside it",
+    )
+    first = next(iter(weight_map))
+    refused({**weight_map, first: "two.safetensors"}, f"do not agree where these tensors are: {first}")
     refused({**weight_map, "extra": 3}, "is not the index")
-    refused({}, "names a shard outside its folder, or none at all")
+    refused({}, "names no shards")
     refused([1], "is not the index")
     index.write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="is not the index"):

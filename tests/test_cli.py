@@ -139,15 +139,16 @@ def test_inspect(tmp_path: Path, image_file: Path) -> None:
     assert facts["variant"] == ["mobileclip_s0", "mobileclip2_s0"]
     assert (facts["layout"], facts["form"], facts["tensors"]) == ("timm", "train", len(TIMM.shapes))
     assert facts["parameters"] == size and facts["bytes"] == image_file.stat().st_size
-    assert len(facts["sha256"]) == 64 and facts["notes"] == []
+    assert len(facts["sha256"]) == 64 and facts["towers"] == "image" and facts["problems"] == []
+    assert facts["notes"] == ["the timm layout holds the image tower alone: there is no text tower"]
     assert [text.split(" x ")[0] for text in facts["dtypes"]] == ["float32", "int64"]
     assert "timm" in run("inspect", image_file)
 
     name = "head.fc.bias"
     damaged = arrays(TIMM)[name] / 0
     write({**arrays(TIMM), name: damaged}, tmp_path / "nan.pt")
-    facts = json.loads(run("inspect", tmp_path / "nan.pt", "--json"))
-    assert facts["notes"] == [f"NaN or infinite numbers in 1 tensors, such as {name}"]
+    text = run("inspect", tmp_path / "nan.pt", status=1)
+    assert f"  {name} 512 of 512 numbers are NaN, infinite or too large" in text
     write({"a": damaged}, tmp_path / "other.pt")
     assert "This is no checkpoint of MobileCLIP" in run("inspect", tmp_path / "other.pt", status=1)
     assert "There is no file" in run("inspect", tmp_path / "none.pt", status=1)

@@ -202,7 +202,7 @@ def test_values_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> None
     for name, (value, dtype) in zip(names, values, strict=False):
         bad[name] = arrays(TIMM)[name].astype(dtype)
         bad[name].flat[5] = value
-    path = changed(tmp_path, **bad, **{counters[0]: np.array(2**63 + 5, "u8"), counters[1]: np.array(3.0)})
+    path = changed(tmp_path, **bad, **{counters[0]: np.array(2**63 + 5, "u8"), counters[1]: np.array(3.5)})
     with pytest.raises(MappingError) as error:
         convert(path, tmp_path / "out", verify=False)
     lines = [line.strip() for line in str(error.value).splitlines()]
@@ -211,7 +211,7 @@ def test_values_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> None
     assert f"{names[3]} holds int32, not floats" in lines
     assert f"{names[4]} holds complex64, not floats" in lines
     assert any(line.startswith(f"{counters[0]} {2**63 + 5} does not fit int") for line in lines)
-    assert f"{counters[1]} holds float64, not whole numbers" in lines
+    assert f"{counters[1]} holds 3.5, which is no whole number" in lines
     assert left_in(tmp_path) == {path.name}
 
 

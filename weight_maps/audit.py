@@ -9,6 +9,8 @@ from .table import NONE, Row
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+UNEXPECTED = "unexpected in the checkpoint"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -39,7 +41,7 @@ def audit(rows: Iterable[Row], source: Shapes, target: Shapes) -> list[Problem]:
     known_sources, known_targets = {row.source for row in rows}, {row.target for row in rows}
     for name in source:
         if name not in known_sources:
-            problems.append(Problem("unexpected in the checkpoint", name, f"of shape {_text(source[name])}"))
+            problems.append(Problem(UNEXPECTED, name, f"of shape {_text(source[name])}"))
     for name in target:
         if name not in known_targets:
             problems.append(Problem("in the Keras model without a row", name, f"of shape {_text(target[name])}"))

@@ -7,9 +7,11 @@ generate.py and are never edited by hand.
 
 import csv
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+
+from .axes import source_shape
 
 TABLES = Path(__file__).parent / "tables"
 LAYOUTS = ("apple", "open_clip", "timm")
@@ -36,6 +38,19 @@ class Row:
     @property
     def may_be_absent(self) -> bool:
         return self.absent == "zeros"
+
+    @property
+    def is_counter(self) -> bool:
+        """Whether it counts a batch norm's training steps, which no output depends on."""
+        return self.source.endswith("num_batches_tracked")
+
+    def renamed(self, source: str) -> "Row":
+        """The same row for a tensor of another name."""
+        return self if NONE in (source, self.source) else replace(self, source=source)
+
+    def with_target_shape(self, shape: tuple[int, ...]) -> "Row":
+        """The same row for a variable of another shape, and the tensor that becomes it."""
+        return replace(self, source_shape=source_shape(self.axes, shape), target_shape=shape)
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
@@ -86,16 +101,17 @@ def _renames(tower: str) -> bool:
 
 
 LOGIT_SCALE = Row("logit_scale", (), "float32", "->", "logit_scale", ())
+LOGIT_BIAS = Row("logit_bias", (), "float32", "->", "logit_bias", ())
 
 
 @cache
 def model_rows(image_tower: str | None, text_tower: str | None, layout: str, form: str) -> tuple[Row, ...]:
-    """The rows of a whole checkpoint; of the image tower alone in the timm layout.
+    """The rows of a checkpoint. Only one of both towers has a logit scale.
 
     Raises:
         LookupError: where the layout has no such tower.
     """
-    rows: tuple[Row, ...] = () if layout == "timm" else (LOGIT_SCALE,)
+    rows: tuple[Row, ...] = (LOGIT_SCALE,) if image_tower and text_tower else ()
     for tower in (image_tower, text_tower):
         if tower is not None:
             rows += tower_rows(tower, layout, form)

@@ -2,29 +2,34 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .safetensors_file import INDEX_SUFFIX, index_in, open_safetensors, open_sharded, shards
+from .canonical import canonical
+from .extras import carries_nothing
+from .safetensors_file import open_safetensors
+from .sharded_file import INDEX_SUFFIXES, index_in, open_sharded, shards
 from .tensor_file import CheckpointError, TensorFile, first_line
 from .torch_file import open_torch
-
-# Data-parallel training and torch.compile put these before every name.
-PREFIXES = ("module.", "_orig_mod.")
+from .weight_sets import choose, sets_in
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint file that has been opened.
+    """A checkpoint file that has been opened. Its tensors have the published names, however the file calls them.
 
     Attributes:
         path: the file; the index of a sharded one.
-        shapes: of each tensor, by its name without wrappers' prefixes.
+        shapes: of each tensor by name.
         dtypes: of each tensor, as in the file ("float32", "bfloat16", "int64", ...).
         notes: what is odd about the file, in words.
         files: every file that holds its tensors.
+        named: the name in the file, by the published one, where they differ.
+        weights: the name of the set of weights in a file that holds several; None in any other.
+        left: the tensors that were left out because the caller said so.
+        causal: whether a mask in the file says that the text tower is causal; None where there is none.
     """
 
     path: Path
@@ -33,6 +38,10 @@ class Checkpoint:
     notes: list[str]
     _read: Callable[[str], np.ndarray] | None
     files: tuple[Path, ...] = ()
+    named: dict[str, str] = field(default_factory=dict)
+    weights: str | None = None
+    left: tuple[str, ...] = ()
+    causal: bool | None = None
 
     def read(self, name: str) -> np.ndarray:
         """One tensor; half-precision floats as float32, which holds each of their values exactly.
@@ -47,7 +56,8 @@ class Checkpoint:
         except MemoryError:
             raise
         except Exception as error:  # PyTorch and safetensors raise nearly every kind
-            raise CheckpointError(f"{self.path}: {name} cannot be read: {first_line(error)}.") from error
+            called = self.named.get(name, name)
+            raise CheckpointError(f"{self.path}: {called} cannot be read: {first_line(error)}.") from error
 
     def close(self) -> None:
         """Lets go of the file and of the memory mapped to it."""
@@ -59,17 +69,22 @@ class Checkpoint:
         return sum(file.stat().st_size for file in self.files)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, weights: str | None = None, ignore_extra: bool = False) -> Checkpoint:
     """Opens a checkpoint without reading its arrays.
 
-    The content of a file says what it is, not its name.
+    The content of a file says what it is, not its name. Its weights are found by the tables, under whatever names
+    training code left them.
 
     Args:
-        path: a safetensors file, the `.safetensors.index.json` of a sharded one (or its folder), or a file of
-            torch.save. PyTorch is imported only for files of torch.save, and never runs code from the file.
+        path: a safetensors file, a file of torch.save, or the index of a sharded one (or its folder). PyTorch is
+            imported only for files of torch.save, and never runs code from the file.
+        weights: the name of the set of weights, where the file holds several; None for those that training code
+            calls the model's own.
+        ignore_extra: whether tensors that stand beside the model, such as another head, are left out.
 
     Raises:
-        CheckpointError: where the file is missing, empty, truncated, malicious or of another kind.
+        CheckpointError: where the file is missing, empty, truncated, malicious or of another kind, or where it
+            does not say which weights are meant.
         MissingPackageError: where PyTorch is needed and missing.
     """
     path = Path(path)
@@ -78,16 +93,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             path = index_in(path)
         if not path.exists():
             raise CheckpointError(f"There is no file {path}.")
-        if path.name.endswith(INDEX_SUFFIX):
-            return _unwrapped(path, tuple(shards(path)), open_sharded(path))
-        return _unwrapped(path, (path,), _open_file(path))
+        if path.name.endswith(INDEX_SUFFIXES):
+            return checkpoint_of(path, tuple(shards(path)), [open_sharded(path, _open_file)], weights, ignore_extra)
+        return checkpoint_of(path, (path,), _open_file(path), weights, ignore_extra)
     except PermissionError as error:
         raise CheckpointError(f"{path} may not be read by this user.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _open_file(path: Path) -> TensorFile:
+def _open_file(path: Path) -> list[TensorFile]:
+    """The places of a file that hold tensors."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file.")
     with open(path, "rb") as file:
@@ -100,24 +116,39 @@ def _open_file(path: Path) -> TensorFile:
         raise CheckpointError(f"{path} is a web page: the server answered with it in place of the file.")
     # A safetensors file begins with the length of its header, eight bytes, and the header, which is JSON.
     if start[8:9] == b"{":
-        return open_safetensors(path)
+        return [open_safetensors(path)]
     by_torch = start.startswith((b"PK", b"\x80"))
-    return open_safetensors(path) if path.suffix == ".safetensors" and not by_torch else open_torch(path)
+    return [open_safetensors(path)] if path.suffix == ".safetensors" and not by_torch else open_torch(path)
 
 
-def _unwrapped(path: Path, files: tuple[Path, ...], tensors: TensorFile) -> Checkpoint:
-    """The tensors of a file, with what wrappers did to names and shapes undone."""
-    notes = list(tensors.notes)
-    names = {name: name for name in tensors.shapes}  # the name in the file, by the name without prefixes
-    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), None):
-        notes.append(f'every name begins with "{prefix}"')
-        names = {name.removeprefix(prefix): original for name, original in names.items()}
-    shapes = {name: tensors.shapes[original] for name, original in names.items()}
-    dtypes = {name: tensors.dtypes[original] for name, original in names.items()}
-    if shapes.get("logit_scale") == (1,):
-        notes.append("logit_scale is a vector of one number, taken as a scalar")
-        shapes["logit_scale"] = ()
-    return Checkpoint(path, shapes, dtypes, notes, lambda name: tensors.read(names[name]), files)
+def checkpoint_of(
+    path: Path, files: tuple[Path, ...], places: list[TensorFile], weights: str | None, ignore_extra: bool
+) -> Checkpoint:
+    """The set of weights that is meant, under the published names."""
+    sets = [one for place in places for one in sets_in(place, carries_nothing)]
+    chosen, others = choose(sets, weights, path.name)
+    beside = {
+        name
+        for one in sets
+        if one.tensors is chosen.tensors and one is not chosen and one.is_whole
+        for name in one.held
+    }
+    made = canonical(chosen, beside, ignore_extra)
+    notes = [*chosen.tensors.notes, *made.notes]
+    if others:
+        notes.append(f"other weights in the file, left out: {', '.join(others)} (--weights NAME takes them)")
+    return Checkpoint(
+        path,
+        made.shapes,
+        made.dtypes,
+        notes,
+        made.read,
+        files,
+        made.named,
+        chosen.name if others else None,
+        made.left,
+        made.causal,
+    )
 
 
 def sha256(files: Iterable[Path], progress: Callable[[int], None] = lambda _: None) -> str:

@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ...keras_models.errors import MissingPackageError
+from .places import Place, places_in
+from .stand_ins import load_with_stand_ins, name_of_global
 from .tensor_file import CheckpointError, TensorFile, first_line
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")
-MOST_NESTED = 4
 
 
-def open_torch(path: Path) -> TensorFile:
-    """The tensors of a file, mapped into memory where its format allows.
+def open_torch(path: Path) -> list[TensorFile]:
+    """The tensors of each place in a file that holds some, mapped into memory where its format allows.
 
     Raises:
         CheckpointError: where it is damaged, malicious, or holds something else than named tensors.
@@ -33,14 +32,23 @@ def open_torch(path: Path) -> TensorFile:
             f'Reading {path.name} needs PyTorch: pip install "mobileclip-keras[convert]". '
             "A .safetensors file of the same weights does not."
         ) from error
-    notes: list[str] = []
     # The old format cannot be mapped. Nor can a file of this suffix: torch.load would take it for a safetensors file.
     can_map = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
-    tensors = _unwrap(torch, _load(torch, path, can_map), path, notes)
+    loaded, stood_in = _load(torch, path, can_map)
+    places = places_in(loaded, torch.Tensor)
+    if not places:
+        if stood_in:
+            raise _refused(path, stood_in[0])
+        holds = "no tensors" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}, not named tensors"
+        raise CheckpointError(f"{path} holds {holds}.")
+    mapped = _mapped(path) if can_map else []
+    return [_tensor_file(place, mapped) for place in places]
+
+
+def _tensor_file(place: Place, mapped: list[range]) -> TensorFile:
+    tensors = place.tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
-
-    mapped = _mapped(path) if can_map else []
     last: Any = None
 
     def read(name: str) -> np.ndarray:
@@ -52,7 +60,7 @@ def open_torch(path: Path) -> TensorFile:
         half = tensor.is_floating_point() and tensor.element_size() < 4
         return (tensor.float() if half else tensor).numpy()
 
-    return TensorFile(shapes, dtypes, read, notes)
+    return TensorFile(shapes, dtypes, read, place.notes, place.name, place.numbers)
 
 
 def _mapped(path: Path) -> list[range]:
@@ -75,29 +83,35 @@ def _give_back(tensor: Any, mapped: list[range]) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
-def _load(torch: Any, path: Path, can_map: bool) -> Any:
-    """torch.load that runs nothing from the file."""
+def _load(torch: Any, path: Path, can_map: bool) -> tuple[Any, list[str]]:
+    """torch.load that runs nothing from the file; and the classes of objects that it did not make."""
     is_zip = zipfile.is_zipfile(path)
     try:
         if is_zip:
             _check_archive(path)
         with open(path, "rb") as file:
             source = path if can_map else file
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=can_map)
+            return load_with_stand_ins(
+                torch, lambda: torch.load(source, map_location="cpu", weights_only=True, mmap=can_map), file
+            )
     except (CheckpointError, OSError):
         raise
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = name_of_global(error)
         if named:
-            raise CheckpointError(
-                f"{path} is refused: to load it, Python code that it names would have to run ({named[1]}). "
-                "Save the model's state_dict() alone: checkpoints of MobileCLIP hold tensors only."
-            ) from error
+            raise _refused(path, named) from error
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged.") from error
     except Exception as error:  # torch.load raises nearly every kind of error on damaged files
         if not is_zip and _begins(path) == b"PK":
             raise CheckpointError(f"{path} is cut short. Download it again.") from error
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged ({first_line(error)}).") from error
+
+
+def _refused(path: Path, code: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is refused: to load it, Python code that it names would have to run ({code}). "
+        "Save the model's state_dict() alone: checkpoints of MobileCLIP hold tensors only."
+    )
 
 
 def _check_archive(path: Path) -> None:
@@ -109,28 +123,6 @@ def _check_archive(path: Path) -> None:
     if not any(name.endswith("/data.pkl") for name in names):
         holds = names[0] if names else "nothing"
         raise CheckpointError(f"{path} is a zip archive, but not of torch.save (it holds {holds}).")
-
-
-def _unwrap(torch: Any, loaded: Any, path: Path, notes: list[str]) -> dict[str, Any]:
-    """The tensors of what torch.load returned, below "state_dict" and the like."""
-    for _ in range(MOST_NESTED):  # a bound, because a pickle can hold itself
-        if not isinstance(loaded, Mapping):
-            raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
-        nested = next((key for key in NESTED_KEYS if isinstance(loaded.get(key), Mapping)), None)
-        if nested is None:
-            break
-        others = [str(key) for key in loaded if key != nested]
-        notes.append(f'weights under "{nested}"' + (f", beside {', '.join(others[:6])}" if others else ""))
-        loaded = loaded[nested]
-    tensors = {
-        name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
-    }
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors.")
-    others = [str(name) for name in loaded if name not in tensors]
-    if others:
-        notes.append(f"entries that are no tensors, passed over: {', '.join(others[:6])}")
-    return tensors
 
 
 def _begins(path: Path) -> bytes:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from ...verify.verification import Verification
     from ..conversion.convert import Conversion
 
+Weights = Annotated[
+    str | None, typer.Option(help="Which weights, where the file holds several sets, such as an average (EMA).")
+]
+IgnoreExtra = Annotated[
+    bool, typer.Option("--ignore-extra", help="Leave out tensors that stand beside the model, such as another head.")
+]
+
 # Imports stand inside the commands, so that no command waits for a framework that it does not use.
 
 
@@ -29,6 +36,8 @@ def convert(
         bool,
         typer.Option("--like-open-clip", help="Compute ViT-B/16 as open_clip does, not as it was trained."),
     ] = False,
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +61,8 @@ def convert(
                 verify=verify,
                 force=force,
                 like_open_clip=like_open_clip,
+                weights=weights,
+                ignore_extra=ignore_extra,
             )
         if as_json:
             print_json(_facts(done))
@@ -89,19 +100,31 @@ def _print_outcome(done: "Conversion") -> None:
     say(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
 
 
-def inspect(file: Annotated[Path, typer.Argument(help="A checkpoint file.")], as_json: Json = False) -> None:
-    """Say what a checkpoint is: layout, form, variant, dtype, size, and what is odd about it."""
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is: layout, form, variant, dtype, size, what is odd about it, and whether it converts."""
     with plain_errors():
-        from ..checkpoints.inspection import inspect_checkpoint
+        from ..checkpoints.inspection import UnusableCheckpointError, inspect_checkpoint
 
-        facts = inspect_checkpoint(file)
+        facts = inspect_checkpoint(file, weights, ignore_extra)
         if as_json:
             print_json(facts)
-            return
-        table = Table(show_header=False, title=escape(str(file)), title_justify="left")
-        for name, value in facts.items():
+        else:
+            _print_facts(file, facts)
+        if facts["problems"]:
+            raise UnusableCheckpointError("It cannot be converted:\n" + "\n".join(facts["problems"]))
+
+
+def _print_facts(file: Path, facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, title=escape(str(file)), title_justify="left")
+    for name, value in facts.items():
+        if name != "problems":
             table.add_row(name, escape("\n".join(map(str, value)) if isinstance(value, list) else str(value)))
-        console.print(table)
+    console.print(table)
 
 
 def verify(

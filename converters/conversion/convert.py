@@ -59,6 +59,8 @@ def convert(
     verify: bool = True,
     force: bool = False,
     like_open_clip: bool = False,
+    weights: str | None = None,
+    ignore_extra: bool = False,
     progress: Progress = silent,
     report: Callable[[Verification], None] = lambda _: None,
 ) -> Conversion:
@@ -79,6 +81,8 @@ def convert(
         force: whether to replace a converted folder that is there.
         like_open_clip: compute ViT-B/16 as open_clip does, not as it was trained. See
             keras_models/registry.py.
+        weights: which weights, where the file holds several sets; see `open_checkpoint`.
+        ignore_extra: whether tensors beside the model are left out; see `open_checkpoint`.
         progress: shows steps.
         report: called with the verification, passed or not.
 
@@ -88,7 +92,7 @@ def convert(
     """
     source = Path(source)
     check_choices(form, dtype)
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, weights, ignore_extra)
     plan = make_plan(
         source,
         checkpoint,
@@ -117,7 +121,7 @@ def convert(
 
     with written_whole(plan.target, force) as folder:
         _write_forms(plan, models, folder, progress)
-        _write_records(plan, folder, source.name, digest, verification)
+        _write_records(plan, folder, source.name, checkpoint, digest, verification)
     return Conversion(plan.target, plan.variant, plan.format, plan.forms, plan.dtype, plan.notes, verification)
 
 
@@ -197,7 +201,9 @@ def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:
     return rounded
 
 
-def _write_records(plan: Plan, folder: Path, source_name: str, digest: str, verification: Verification | None) -> None:
+def _write_records(
+    plan: Plan, folder: Path, source_name: str, checkpoint: Checkpoint, digest: str, verification: Verification | None
+) -> None:
     """Writes what goes beside the weights: records, settings of preprocessing, tokenizer, model card."""
     conversion = {
         "variant": plan.variant.name,
@@ -207,6 +213,7 @@ def _write_records(plan: Plan, folder: Path, source_name: str, digest: str, veri
             "layout": plan.format.layout,
             "form": plan.format.form,
             "dtype": plan.source_dtype,
+            **_choices(checkpoint),
         },
         "weights_sha256": weight_hashes(folder),
         "dtype": plan.dtype,
@@ -219,6 +226,16 @@ def _write_records(plan: Plan, folder: Path, source_name: str, digest: str, veri
     if plan.format.text_tower is not None:
         Tokenizer().save_pretrained(folder)
     write_verification(folder, verification)
+
+
+def _choices(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the user chose of the file. To verify the folder again, the same is chosen."""
+    chosen: dict[str, Any] = {}
+    if checkpoint.weights is not None:
+        chosen["weights"] = checkpoint.weights
+    if checkpoint.left:
+        chosen["left"] = list(checkpoint.left)
+    return chosen
 
 
 def _own_version() -> str:

@@ -11,8 +11,9 @@ from ...keras_models.models.model import MobileClipModel
 from ...keras_models.store.variables import variables_by_name
 from ...weight_maps.audit import Problem, audit, report
 from ...weight_maps.axes import to_source, to_target
-from ...weight_maps.table import NONE, Row
+from ...weight_maps.table import LOGIT_SCALE, NONE, Row
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.values import float_problems, read_row
 
 
 class MappingError(MobileClipError):
@@ -39,7 +40,7 @@ def load_into(
             or every value that is not finite or does not fit. Nothing is assigned where names or shapes do
             not fit.
     """
-    variables = variables_by_name(model)
+    variables = _variables(model, rows)
     problems = audit(rows, checkpoint.shapes, {name: tuple(v.shape) for name, v in variables.items()})
     if problems:
         raise MappingError(f"{checkpoint.path.name} does not fit the model:\n{report(problems)}")
@@ -47,11 +48,12 @@ def load_into(
         variable = variables.get(row.target)
         if variable is None and row.source == NONE:
             continue
-        array = np.zeros(row.source_shape) if row.source == NONE else checkpoint.read(row.source)
-        found = _value_problems(row, array, variable)
+        array, found = read_row(checkpoint, row)
+        if array is not None and not found:
+            found = _value_problems(checkpoint, row, array, variable)
+            if variable is not None and not found:
+                fill(variable, to_target(row.axes, array, row.target_shape))
         problems += found
-        if variable is not None and not found:
-            fill(variable, to_target(row.axes, array, row.target_shape))
         progress(1)
     if problems:
         raise MappingError(f"{checkpoint.path.name} holds values that cannot be used:\n{report(problems)}")
@@ -73,7 +75,7 @@ def read_from(
     Raises:
         MappingError: where the layout has no tensor for a variable that is not zero.
     """
-    variables = variables_by_name(model)
+    variables = _variables(model, rows)
     sources = {row.source: row.source_shape for row in rows if row.source != NONE}
     problems = audit(rows, sources, {name: tuple(v.shape) for name, v in variables.items()})
     tensors = {}
@@ -95,29 +97,24 @@ def read_from(
     return tensors
 
 
-def _value_problems(row: Row, array: np.ndarray, variable: keras.Variable | None) -> list[Problem]:
+def _variables(model: MobileClipModel, rows: tuple[Row, ...]) -> dict[str, keras.Variable]:
+    """A model's variables by name; of one tower alone also the logit scale, where the rows have it."""
+    variables = variables_by_name(model)
+    if any(row.target == LOGIT_SCALE.target for row in rows):
+        variables[LOGIT_SCALE.target] = model.logit_scale
+    return variables
+
+
+def _value_problems(
+    checkpoint: Checkpoint, row: Row, array: np.ndarray, variable: keras.Variable | None
+) -> list[Problem]:
     """What keeps the values of one tensor from being assigned unchanged."""
-    problems = []
-    if row.dtype != "int64":
-        if array.dtype.kind != "f":
-            problems.append(Problem("of the wrong kind", row.source, f"holds {array.dtype}, not floats"))
-        elif bad := _not_finite(array, variable):
-            detail = f"{bad} of {array.size} numbers are NaN, infinite or too large"
-            problems.append(Problem("not finite", row.source, detail))
-    else:
-        if array.dtype.kind not in "iu":
-            problems.append(Problem("of the wrong kind", row.source, f"holds {array.dtype}, not whole numbers"))
-        elif variable is not None and array.size and int(array.max()) > np.iinfo(variable.dtype).max:
-            problems.append(Problem("too large", row.source, f"{array.max()} does not fit {variable.dtype}"))
-    if variable is None and np.any(array):
+    name = checkpoint.named.get(row.source, row.source)
+    if variable is None:
         detail = f"is not zero, and the model has no {row.target} of shape {row.target_shape}"
-        problems.append(Problem("without a place", row.source, detail))
-    return problems
-
-
-def _not_finite(array: np.ndarray, variable: keras.Variable | None) -> int:
-    """How many numbers are not finite, or would not be in the variable's dtype."""
-    if variable is not None and array.dtype == np.float64 and variable.dtype != "float64":
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    return array.size - int(np.count_nonzero(np.isfinite(array)))
+        return [Problem("without a place", name, detail)] if np.any(array) else []
+    if row.dtype != "int64":
+        return float_problems(checkpoint, row, array, variable.dtype)
+    if array.size and int(array.max()) > np.iinfo(variable.dtype).max:
+        return [Problem("too large", name, f"{array.max()} does not fit {variable.dtype}")]
+    return []

@@ -7,7 +7,7 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
 from ...keras_models.store.atomic import check_target
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
+from ..checkpoints.identify import CheckpointFormat, choose_variant, format_notes, identify
 
 FORM_CHOICES = ("both", "inference", "train")
 DTYPE_CHOICES = ("float32", "float16", "bfloat16", "keep")
@@ -54,8 +54,8 @@ def make_plan(
     Raises:
         MobileClipError: where the checkpoint, the variant, the form, the dtype or the target does not fit.
     """
-    checkpoint_format = identify(checkpoint.shapes)
-    found = choose_variant(checkpoint_format, variant, source)
+    checkpoint_format = identify(checkpoint.shapes, checkpoint.named)
+    found = choose_variant(checkpoint_format, variant, source, checkpoint.causal)
     target = out if out is not None else Path(f"{found.name}-keras")
     check_target(target, force)
     forms = _forms(form, checkpoint_format)
@@ -97,11 +97,5 @@ def _dtype_to_write(asked: str, source_dtype: str) -> str:
 
 
 def _notes(checkpoint_format: CheckpointFormat, source_dtype: str, dtype: str) -> list[str]:
-    notes = []
-    if source_dtype != dtype:
-        notes.append(f"weights are {source_dtype} in the file and {dtype} in the folder")
-    if checkpoint_format.text_tower is None:
-        notes.append("the timm layout holds the image tower alone: there is no text tower")
-    if checkpoint_format.form != "train":
-        notes.append("the checkpoint was reparameterised already: only the inference form can be made")
-    return notes
+    rounded = [f"weights are {source_dtype} in the file and {dtype} in the folder"] if source_dtype != dtype else []
+    return [*rounded, *format_notes(checkpoint_format)]

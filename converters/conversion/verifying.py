@@ -105,9 +105,10 @@ def verify_folder(folder: Path, source: Path, progress: Progress, thorough: bool
             f"{folder} holds {conversion['dtype']} weights, which are rounded on purpose. Verify the "
             "conversion to float32 instead."
         )
-    checkpoint = open_checkpoint(source)
-    checkpoint_format = identify(checkpoint.shapes)
-    variant = choose_variant(checkpoint_format, conversion["variant"], source)
+    origin = conversion["source"]
+    checkpoint = open_checkpoint(source, origin.get("weights"), bool(origin.get("left")))
+    checkpoint_format = identify(checkpoint.shapes, checkpoint.named)
+    variant = choose_variant(checkpoint_format, conversion["variant"], source, checkpoint.causal)
     forms = tuple(form_folders(folder))
     like_open_clip = conversion["computes_like"] == "open_clip"
 
