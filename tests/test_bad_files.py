@@ -41,12 +41,6 @@ def npz() -> bytes:
     return buffer.getvalue()
 
 
-def script() -> bytes:
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), buffer)
-    return buffer.getvalue()
-
-
 def holds_itself() -> dict:
     made = {"a": torch.ones(3)}
     made["state_dict"] = made
@@ -88,13 +82,6 @@ def test_what_it_is_not(tmp_path: Path, what: Any, suffix: str) -> None:
     with pytest.raises(CheckpointError, match=match) as error:
         open_checkpoint(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_program_of_torchscript(tmp_path: Path) -> None:
-    (tmp_path / "a.pt").write_bytes(script())
-    with pytest.raises(CheckpointError, match=r"is a TorchScript program. Save its state_dict"):
-        open_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_dict_that_holds_itself(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from .verification import Verification
 def render(verification: Verification) -> Group:
     """The tables of a verification, and its verdict."""
     parts: list[Table | Text] = [_exact(verification), _rounding(verification)]
+    if (verification.features.image is None) != (verification.features.text is None):
+        parts.append(Text("In place of logits, which need both towers, similarities to fixed directions are compared."))
     if verification.costs:
         parts.append(_costs(verification))
     if verification.convention:

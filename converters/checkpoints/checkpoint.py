@@ -1,6 +1,7 @@
 """Opening a PyTorch checkpoint: names, shapes and dtypes at once, arrays one at a time."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from .safetensors_file import open_safetensors
 from .sharded_file import INDEX_SUFFIXES, index_in, open_sharded, shards
 from .tensor_file import CheckpointError, TensorFile, first_line
 from .torch_file import open_torch
+from .torchscript_file import is_torchscript, open_torchscript
 from .weight_sets import choose, sets_in
 
 
@@ -76,8 +78,8 @@ def open_checkpoint(path: str | Path, weights: str | None = None, ignore_extra: 
     training code left them.
 
     Args:
-        path: a safetensors file, a file of torch.save, or the index of a sharded one (or its folder). PyTorch is
-            imported only for files of torch.save, and never runs code from the file.
+        path: a safetensors file, a file of torch.save or of torch.jit.save, or the index of a sharded one (or its folder). PyTorch is
+            imported only for files of torch.save, and nothing in a file is run.
         weights: the name of the set of weights, where the file holds several; None for those that training code
             calls the model's own.
         ignore_extra: whether tensors that stand beside the model, such as another head, are left out.
@@ -117,6 +119,8 @@ def _open_file(path: Path) -> list[TensorFile]:
     # A safetensors file begins with the length of its header, eight bytes, and the header, which is JSON.
     if start[8:9] == b"{":
         return [open_safetensors(path)]
+    if zipfile.is_zipfile(path) and is_torchscript(path):
+        return [open_torchscript(path)]
     by_torch = start.startswith((b"PK", b"\x80"))
     return [open_safetensors(path)] if path.suffix == ".safetensors" and not by_torch else open_torch(path)
 

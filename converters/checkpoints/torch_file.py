@@ -118,8 +118,6 @@ def _check_archive(path: Path) -> None:
     """Refuses zip archives of other kinds, for which torch.load's errors are hard to understand."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path} is a TorchScript program. Save its state_dict() with torch.save instead.")
     if not any(name.endswith("/data.pkl") for name in names):
         holds = names[0] if names else "nothing"
         raise CheckpointError(f"{path} is a zip archive, but not of torch.save (it holds {holds}).")

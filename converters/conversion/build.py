@@ -1,5 +1,7 @@
 """The Keras model that a checkpoint becomes."""
 
+from typing import Any
+
 import numpy as np
 
 from ...keras_models.kernels.memory import no_collection
@@ -30,14 +32,10 @@ def build_model(
         like_open_clip: whether ViT-B/16 computes as open_clip does, not as it was trained.
     """
     conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and checkpoint_format.image_tower == "vit_b16" else {}
+    image: dict[str, Any] = {"projection_bias": projection_bias, **conventions} if checkpoint_format.image_tower else {}
     with to_be_overwritten(), no_collection():
         return MobileClipModel.from_variant(
-            variant.name,
-            form=checkpoint_format.form,
-            towers="both" if checkpoint_format.text_tower else "image",
-            dtype=dtype,
-            projection_bias=projection_bias,
-            **conventions,
+            variant.name, form=checkpoint_format.form, towers=checkpoint_format.towers, dtype=dtype, **image
         )
 
 
@@ -47,7 +45,7 @@ def has_projection_bias(variant: Variant, checkpoint_format: CheckpointFormat, c
     Apple's own layout has none. timm's towers always have one, and timm fills it with zeros when it loads Apple's
     weights. Such a bias is left out, so that fine-tuning does not train one.
     """
-    if checkpoint_format.layout == "apple":
+    if checkpoint_format.layout == "apple" or checkpoint_format.image_tower is None:
         return False
     if variant.published.layout != "apple":
         return True

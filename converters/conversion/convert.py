@@ -180,7 +180,7 @@ def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
         del tower
         gc.collect()  # layers refer to each other in circles, so only the collector frees them
     image, text = folded
-    new = MobileClipModel(image, text, variant, dtype=image.dtype_policy)
+    new = MobileClipModel(image, text, variant, dtype=(text if image is None else image).dtype_policy)
     new.logit_scale.assign(scale)
     return new
 
@@ -207,6 +207,7 @@ def _write_records(
     """Writes what goes beside the weights: records, settings of preprocessing, tokenizer, model card."""
     conversion = {
         "variant": plan.variant.name,
+        "towers": plan.format.towers,
         "source": {
             "file": source_name,
             "sha256": digest,
@@ -214,6 +215,7 @@ def _write_records(
             "form": plan.format.form,
             "dtype": plan.source_dtype,
             **_choices(checkpoint),
+            **({} if plan.format.image_size is None else {"image_size": plan.format.image_size}),
         },
         "weights_sha256": weight_hashes(folder),
         "dtype": plan.dtype,
@@ -222,7 +224,8 @@ def _write_records(
         "versions": {"mobileclip-keras": _own_version(), "keras": keras.__version__},
     }
     write_record(folder, CONVERSION_FILE, conversion)
-    ImagePreprocessor.from_variant(plan.variant.name).save_pretrained(folder)
+    if plan.format.image_tower is not None:
+        ImagePreprocessor.from_variant(plan.variant.name).save_pretrained(folder)
     if plan.format.text_tower is not None:
         Tokenizer().save_pretrained(folder)
     write_verification(folder, verification)

@@ -12,10 +12,11 @@ from ...keras_models.errors import MissingPackageError, MobileClipError
 from ...keras_models.layers.adapters import is_quantized
 from ...keras_models.layers.paths import layers_by_path
 from ...keras_models.models.copying import adapted_layers, merged_copy
-from ...keras_models.models.model import MobileClipModel
+from ...keras_models.models.model import INITIAL_LOGIT_SCALE, MobileClipModel
 from ...keras_models.store.atomic import check_file_target, file_written_whole
 from ...keras_models.store.load import load_folder
 from ...weight_maps.table import LAYOUTS, Row, model_rows
+from ..checkpoints.identify import CheckpointFormat
 from ..checkpoints.torch_file import TORCH_SUFFIXES
 from .mapping import read_from
 
@@ -69,7 +70,7 @@ def _load_train_form(source: Path, layout: str) -> MobileClipModel:
         if not isinstance(model, MobileClipModel):
             raise ExportError(f"{source} holds a {type(model).__name__}, not a MobileClipModel.")
         return model
-    return load_folder(source, form="train", towers="image" if layout == "timm" else "both")
+    return load_folder(source, form="train", towers="image" if layout == "timm" else None)
 
 
 def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipModel, tuple[Row, ...]]:
@@ -80,24 +81,41 @@ def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipMode
         raise ExportError(
             f"The model is in {model.form} form: what was folded cannot be unfolded. Give the train form."
         )
+    if layout == "timm" and model.text_encoder is not None:
+        model = MobileClipModel(model.image_encoder, variant=model.variant)
     image, text = model.image_encoder, model.text_encoder
-    if image is None or image.tower not in IMAGE_TOWERS:
-        raise ExportError("The model does not have an image tower of MobileCLIP, which every layout holds.")
-    if layout == "timm":
-        model = MobileClipModel(image_encoder=image, variant=model.variant)
-    elif text is None:
-        raise ExportError(f"The model has no text tower, and the {layout} layout holds one. Use timm.")
+    if image is not None and image.tower not in IMAGE_TOWERS:
+        raise ExportError("The image tower is not one of MobileCLIP's, and no layout has a place for it.")
+    if image is None and layout == "timm":
+        raise ExportError("The model has no image tower, which is all that the timm layout holds.")
+    towers = (image and image.tower, text and text.tower)
     try:
-        rows = model_rows(image.tower, text.tower if layout != "timm" else None, layout, "train")
+        rows = _format(model, *towers, layout).rows
     except LookupError as error:
-        others = [name for name in LAYOUTS if name != layout and _exists(image.tower, text and text.tower, name)]
+        others = [name for name in LAYOUTS if name != layout and _exists(*towers, name)]
         raise ExportError(f"{error.args[0]} Use {' or '.join(others)}.") from error
     return merged_copy(model) if adapted_layers(model) else model, rows
 
 
-def _exists(image_tower: str, text_tower: str | None, layout: str) -> bool:
+def _format(model: MobileClipModel, image_tower: str | None, text_tower: str | None, layout: str) -> CheckpointFormat:
+    """What the file will be. One tower alone has a logit scale where it is no longer the initial one."""
+    initial = keras.ops.cast(INITIAL_LOGIT_SCALE, model.logit_scale.dtype)
+    is_set = bool(keras.ops.convert_to_numpy(model.logit_scale != initial))
+    alone = image_tower is None or text_tower is None
+    return CheckpointFormat(
+        image_tower,
+        text_tower,
+        layout,
+        "train",
+        lone_scale=alone and layout != "timm" and is_set,
+    )
+
+
+def _exists(image_tower: str | None, text_tower: str | None, layout: str) -> bool:
     try:
-        return bool(model_rows(image_tower, None if layout == "timm" else text_tower, layout, "train"))
+        if layout == "timm":
+            return bool(image_tower and model_rows(image_tower, None, layout, "train"))
+        return bool(model_rows(image_tower, text_tower, layout, "train"))
     except LookupError:
         return False
 

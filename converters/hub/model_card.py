@@ -24,8 +24,13 @@ NOTICE = (
 # The front matter of every model card holds these.
 METADATA = {
     "library_name": "keras",
-    "pipeline_tag": "zero-shot-image-classification",
     "license": "apple-amlr",
+}
+# What a model of these towers is for, in the Hub's words: the first is its task, all are tags.
+TASKS = {
+    "both": ("zero-shot-image-classification", "image-feature-extraction"),
+    "image": ("image-feature-extraction",),
+    "text": ("feature-extraction",),
 }
 
 
@@ -82,6 +87,12 @@ class CardInfo:
     source_sha256: str
     forms: tuple[str, ...]
     """The forms stored: "train", "inference" or both."""
+    towers: str = "both"
+    """"both", or the one that is stored: "image" or "text"."""
+    image_size: int | None = None
+    """Height and width of the images; None for the variant's own."""
+    left: tuple[str, ...] = ()
+    """Tensors of the checkpoint that were left out on request."""
     dtype: str = "float32"
     """Of the stored weights."""
     source_dtype: str = "float32"
@@ -105,20 +116,19 @@ class CardInfo:
 def render_card(info: CardInfo) -> str:
     """The README.md of a converted model, in the Hub's form: YAML front matter, then Markdown."""
     variant = info.variant
+    use = Template(_asset(f"use_{info.towers}.py.txt")).substitute(repo_id=info.repo_id, embed_dim=variant.embed_dim)
     return Template(_asset("model_card.md")).substitute(
+        use=use.rstrip(),
+        pipeline_tag=TASKS[info.towers][0],
+        tags="\n".join(f"- {task}" for task in TASKS[info.towers]),
+        towers="\n".join(_tower_rows(info)),
+        original="" if info.towers == "both" else " with both towers",
+        input={"both": "an image or a text", "image": "an image", "text": "a text"}[info.towers],
         title=variant.title,
         base_model=variant.published.repo,
         license=variant.license,
         notice=NOTICE,
         repo_id=info.repo_id,
-        image_tower=variant.image_tower,
-        text_tower=variant.text_tower,
-        image_parameters=f"{variant.image_parameters:.1f}",
-        text_parameters=f"{variant.text_parameters:.1f}",
-        image_size=variant.image_size,
-        interpolation={"bilinear": "bilinearly", "bicubic": "bicubically"}[variant.interpolation],
-        mean=_triple(variant.mean),
-        std=_triple(variant.std),
         embed_dim=variant.embed_dim,
         accuracy=f"{variant.imagenet_top1:.1f}",
         forms=" and ".join(f"{form} form" for form in info.forms),
@@ -128,6 +138,28 @@ def render_card(info: CardInfo) -> str:
         changes="\n".join(f"- {change}" for change in _changes(info)),
         verification=_verification(info),
     )
+
+
+def _tower_rows(info: CardInfo) -> list[str]:
+    """The rows of the model's table that depend on which towers are stored."""
+    variant, size = info.variant, info.image_size or info.variant.image_size
+    resized = {"bilinear": "bilinearly", "bicubic": "bicubically"}[variant.interpolation]
+    image = (
+        f"| Image tower | `{variant.image_tower}`, {variant.image_parameters:.1f} million parameters once folded |",
+        f"| Images | {size} × {size} pixels, resized {resized}, mean {_triple(variant.mean)}, "
+        f"standard deviation {_triple(variant.std)} |",
+    )
+    text = (
+        f"| Text tower | `{variant.text_tower}`, {variant.text_parameters:.1f} million parameters |",
+        "| Texts | English, at most 77 tokens of CLIP's byte-pair encoding, padded with 0 |",
+    )
+    if info.towers == "both":
+        return [image[0], text[0], image[1], text[1]]
+    return [*(image if info.towers == "image" else text), f"| Not in here | the {_other(info.towers)} tower |"]
+
+
+def _other(tower: str) -> str:
+    return "text" if tower == "image" else "image"
 
 
 def license_text() -> str:
@@ -147,6 +179,9 @@ def validate_card(text: str) -> dict[str, Any]:
         for key, value in METADATA.items()
         if metadata.get(key) != value
     ]
+    tasks = sorted({tasks[0] for tasks in TASKS.values()})
+    if metadata.get("pipeline_tag") not in tasks:
+        wrong.append(f"pipeline_tag is {metadata.get('pipeline_tag')!r} and should be one of {', '.join(tasks)}")
     if not str(metadata.get("base_model", "")).startswith("apple/"):
         wrong.append("base_model does not name the repository of Apple's checkpoint (apple/…)")
     if "mobileclip" not in (metadata.get("tags") or ()):
@@ -194,7 +229,18 @@ def _changes(info: CardInfo) -> list[str]:
         changes.append("In the train form, every tensor of the original is there, with its own values.")
     if info.dtype != info.source_dtype:
         changes.append(f"Numbers converted from {info.source_dtype} to {info.dtype}.")
-    changes.append("Added: the tokenizer's files and the settings of image preprocessing.")
+    if info.towers != "both":
+        changes.append(f"Only the {info.towers} tower is here; the {_other(info.towers)} tower is not.")
+    if info.image_size not in (None, variant_size := info.variant.image_size):
+        changes.append(
+            f"The position embeddings are for images of {info.image_size} × {info.image_size} pixels, as in the "
+            f"converted file, and not of {variant_size} × {variant_size}."
+        )
+    if info.left:
+        changes.append(f"Left out, as no part of the model: {', '.join(f'`{name}`' for name in info.left)}.")
+    added = {"image": "the settings of image preprocessing", "text": "the tokenizer's files"}
+    added["both"] = f"{added['text']} and {added['image']}"
+    changes.append(f"Added: {added[info.towers]}.")
     return [*changes, "Nothing was retrained, fine-tuned, pruned or quantised."]
 
 
@@ -225,9 +271,14 @@ def _verification(info: CardInfo) -> str:
     device = f" Keras ran on {info.device}, in full float32." if info.device else ""
     if info.switches:
         device += f" For that, {', '.join(f'`{switch}`' for switch in info.switches)}."
+    alone = (
+        ""
+        if info.towers == "both"
+        else " In place of logits, which need both towers, similarities to 64 fixed directions are compared."
+    )
     return f"""\
 {_count(info.images, info.texts)} went through these weights and through {info.reference}, in float64 and in
-float32.{device}
+float32.{device}{alone}
 
 {_table(header, rows)}
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
-from ...keras_models.store.folder import form_folders
+from ...keras_models.store.folder import form_folders, read_config
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 
@@ -98,6 +98,9 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         source_file=conversion["source"]["file"],
         source_sha256=conversion["source"]["sha256"],
         forms=tuple(conversion["weights_sha256"]),
+        towers=conversion.get("towers") or _towers(folder),
+        image_size=conversion["source"].get("image_size"),
+        left=tuple(conversion["source"].get("left", ())),
         dtype=conversion["dtype"],
         source_dtype=conversion["source"]["dtype"],
         reference=f"open_clip {versions.get('open_clip_torch')} and timm {versions.get('timm')} on PyTorch "
@@ -116,6 +119,13 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
             for cost in verification.get("measured_not_judged", ())
         ),
     )
+
+
+def _towers(folder: Path) -> str:
+    """Which towers a folder holds, of which an older record says nothing."""
+    config = read_config(next(iter(form_folders(folder).values())))["config"]
+    held = [tower for tower in ("image", "text") if config[f"{tower}_encoder"]]
+    return held[0] if len(held) == 1 else "both"
 
 
 def _of_pytorch_alone(switch: str, backend: str) -> bool:

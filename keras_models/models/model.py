@@ -29,6 +29,7 @@ from .text_encoder import MobileClipTextEncoder
 from .trainable import freeze, trainable_config
 
 MAX_LOGIT_SCALE = 100.0
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -65,7 +66,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         self.logit_scale = self.add_weight(
             name="logit_scale",
             shape=(),
-            initializer=keras.initializers.Constant(math.log(1 / 0.07)),
+            initializer=keras.initializers.Constant(INITIAL_LOGIT_SCALE),
             autocast=False,
         )
         # A function hides it: Keras takes every attribute that is a model for a part of this one.
@@ -117,7 +118,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         *,
         form: str | None = None,
         dtype: str | None = None,
-        towers: str = "both",
+        towers: str | None = None,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -135,7 +136,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             form: "inference" or "train" (for fine-tuning); None for what the folder or repository gives first,
                 which is inference wherever it can.
             dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
-            towers: "both", "image" or "text"; of one tower, only its weights are read.
+            towers: "both", "image" or "text"; of one tower, only its weights are read. None for what the folder or
+                repository holds, which may be one tower alone.
             revision: branch, tag or commit of a repository.
             token: for the Hub; None for HF_TOKEN or the login of the Hub's client.
             cache_dir: where downloads and converted copies are kept, in place of the usual folders.

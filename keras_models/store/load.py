@@ -24,7 +24,7 @@ def load_pretrained(
     *,
     form: str | None = None,
     dtype: str | None = None,
-    towers: str = "both",
+    towers: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
@@ -57,7 +57,7 @@ def _download(repo: str, form: str | None, **access: Any) -> Path:
 
 
 def load_folder(
-    folder: str | Path, *, form: str | None = None, dtype: str | None = None, towers: str = "both"
+    folder: str | Path, *, form: str | None = None, dtype: str | None = None, towers: str | None = None
 ) -> "MobileClipModel":
     """The model in a converted folder.
 
@@ -66,7 +66,7 @@ def load_folder(
         form: "inference" or "train"; None for the folder's default, which is inference where it holds both.
             Where the folder holds the train form alone, the inference form is folded from it.
         dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
-        towers: "both", "image" or "text"; of one tower, only its weights are read.
+        towers: "both", "image" or "text"; of one tower, only its weights are read. None for what the folder holds.
 
     Raises:
         FolderError: where the folder, the form or a file in it is missing or damaged.
@@ -78,7 +78,7 @@ def load_folder(
     return model if form in (None, model.form) else model.reparameterize(form)
 
 
-def _load(place: Path, dtype: str | None, towers: str) -> "MobileClipModel":
+def _load(place: Path, dtype: str | None, towers: str | None) -> "MobileClipModel":
     weights = place / WEIGHTS
     if not weights.is_file():
         raise FolderError(f"{place} has no {WEIGHTS}.")
@@ -86,7 +86,10 @@ def _load(place: Path, dtype: str | None, towers: str) -> "MobileClipModel":
     try:
         keep_towers(config["config"], towers)
     except LookupError as error:
-        raise FolderError(f"{place} holds no {error.args[0]} tower.") from error
+        other = "text" if error.args[0] == "image" else "image"
+        raise FolderError(
+            f"{place} holds no {error.args[0]} tower, only the {other} tower. Load that with towers={other!r}."
+        ) from error
     if dtype is not None:
         set_dtype(config["config"], dtype)
     try:
