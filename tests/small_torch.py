@@ -120,7 +120,7 @@ def small_reference(
         as_trained: Whether small_vit computes as Apple trained it, rather than as timm does.
         dtype: The precision to compute in. In float32 the towers share the checkpoint's memory.
     """
-    image_state, text_state, log_scale = _divide(state, layout)
+    image_state, text_state, scalars = _divide(state, layout)
     if layout == "apple" and image is not None:
         image_state = (mci_to_timm if image.startswith("small_mci") else vit_to_timm)(image_state)
     if layout == "apple" and text not in (None, "small_mct"):
@@ -133,4 +133,4 @@ def small_reference(
         if text is not None:
             made = small_mct(folded[1]) if text == "small_mct" else transformer(text)
             towers[1] = _load(made, text_state, dtype, "PyTorch")
-    return TorchReference(*towers, log_scale)
+    return TorchReference(*towers, scalars.get("logit_scale"), scalars.get("logit_bias"))

@@ -1,16 +1,22 @@
 """Image towers at other sizes than they were trained at."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.conversion.mapping import load_into
 from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
+from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.towers.positions import resize_positions
+from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.torch_models import build_reference
+from mobileclip_keras.weight_maps.table import NONE
 
-from .small import SMALL_IMAGE_TOWERS, small_model
-from .support import apply, error, images, synthetic_model, tensors
+from .small import EMBED_DIM, SMALL_IMAGE_TOWERS, image_rows, small_model
+from .support import apply, checkpoint, error, images, synthetic_model, tensors
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -72,3 +78,31 @@ def test_a_vit_resizes_its_grid_and_not_its_class_tokens_position(image: str) ->
         assert not np.any(added[:, 0])
     else:
         assert first.shape == (1, 1, 32)
+
+
+@pytest.mark.backend
+@pytest.mark.torch
+@pytest.mark.parametrize("tower", ["small_vit", "small_vit_clip"])
+def test_position_embeddings_for_another_size(tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained at another size is computed at it, as timm's model of that size does."""
+    from mobileclip_keras.converters.checkpoints.identify import _at_size
+
+    size = {"small_vit": 96, "small_vit_clip": 84}[tower]
+    rows = [_at_size(row, tower, size) for row in image_rows(tower, "timm")]
+    shapes = [(row.source, row.source_shape) for row in rows if row.source != NONE]
+    state = synthetic.state_dict(shapes, 0)
+    from . import small_torch
+
+    config = replace(SMALL_IMAGE_TOWERS[tower], image_size=size)
+    monkeypatch.setitem(small_torch.SMALL_IMAGE_TOWERS, tower, config)
+    reference = small_torch.small_reference(tower, None, "timm", state)
+    monkeypatch.undo()
+    with float64_enabled():
+        options = {"projection_bias": True, "dtype": "float64", "stem_padding": 1 if tower == "small_vit" else 0}
+        model = MobileClipModel(MobileClipImageEncoder(tower, EMBED_DIM, position_size=size, **options))
+        load_into(model, checkpoint(state), tuple(rows))
+        batch = synthetic.images(2, 96, seed=0)[:, :size, :size]
+        assert error(apply(model.image_encoder, batch), reference.encode_image(batch)) < 1e-10
+        assert model.image_encoder.image_size == size
+        copy = type(model).from_config(model.get_config())
+        assert copy.image_encoder.backbone.pos_embed.shape == model.image_encoder.backbone.pos_embed.shape

@@ -24,8 +24,12 @@ from mobileclip_keras.converters.checkpoints.values import value_problems
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.conversion.convert import convert
 from mobileclip_keras.converters.conversion.mapping import MappingError
+from mobileclip_keras.converters.conversion.to_torch import to_torch
+from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.keras_models.store.load import load_folder
+from mobileclip_keras.verify import synthetic
 from mobileclip_keras.weight_maps.audit import report
-from tests.converter_support import S0, SMALL_CLIP, TIMM, arrays, as_torch
+from tests.converter_support import S0, SMALL_CLIP, TIMM, arrays, as_torch, assert_same_bits, read_all, write
 
 PATH = Path("weights.pt")
 B = CheckpointFormat("vit_b16", "transformer_512", "apple", "train")
@@ -329,3 +333,42 @@ def test_the_choices_reach_the_folder(tmp_path: Path) -> None:
     assert any("left out on request: classes.weight" in note for note in done.notes)
     source = json.loads((tmp_path / "out" / "conversion.json").read_text())["source"]
     assert source["weights"] == "ema" and source["left"] == ["classes.weight"]
+
+
+POSITIONS = "image_encoder.model.pos_embed.pos_embed.pos_embed"
+
+
+@pytest.mark.parametrize("size", [64, 384])
+def test_position_embeddings_tell_the_image_size(size: int) -> None:
+    patches = (size // 16) ** 2
+    for prefix in ("", "model."):
+        shapes = {prefix + n: s for n, s in {**B.shapes, POSITIONS: (1, 1, patches, 768)}.items()}
+        found = identify(opened(place(shapes)).shapes)
+        assert found.image_size == size and found.variants == B.variants
+        assert found.shapes[POSITIONS] == (1, 1, patches, 768)
+        row = next(row for row in found.rows if row.source == POSITIONS)
+        assert row.target_shape == (1, patches, 768)
+    large = CheckpointFormat("vit_l14", "transformer_768", "open_clip", "train")
+    found = identify({**large.shapes, "visual.trunk.pos_embed": (1, 577, 1024)})
+    assert found.image_size == 336
+
+
+def test_position_embeddings_of_no_square_are_refused() -> None:
+    for shape in ((1, 1, 195, 768), (1, 1, 196, 512), (1, 2, 196, 768), (1, 1, 0, 768)):
+        with pytest.raises(UnknownCheckpointError, match=r"but \(1, 1, 196, 768\) is needed"):
+            identify(opened(place({**B.shapes, POSITIONS: shape})).shapes)
+
+
+@pytest.mark.nightly
+def test_an_image_tower_is_converted_and_verified_at_its_size(tmp_path: Path) -> None:
+    shapes = {**CheckpointFormat("vit_b16", None, "apple", "train").shapes, POSITIONS: (1, 1, 16, 768)}
+    tensors = synthetic.state_dict(shapes.items(), 0)
+    done = convert(write(tensors, tmp_path / "mobileclip_b.safetensors"), tmp_path / "out")
+    assert done.verification is not None and done.verification.passed
+    assert ImagePreprocessor.from_pretrained(done.folder).image_size == 64
+    model = load_folder(done.folder)
+    assert model.image_encoder.image_size == 64
+    card = (done.folder / "README.md").read_text()
+    assert "64 × 64 pixels, resized" in card and "and not of 224 × 224" in card
+    to_torch(done.folder, "apple", tmp_path / "a.safetensors")
+    assert_same_bits(read_all(tmp_path / "a.safetensors"), tensors)

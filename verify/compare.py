@@ -51,11 +51,13 @@ class ExactCheck:
     text: float | None
     logit_scale: float | None = None
     """Relative difference of the factor of the logits; None where there are no logits."""
+    logit_bias: float | None = None
+    """Difference of what is added to the logits; None where nothing is."""
 
     @property
     def passed(self) -> bool:
         # A comparison with NaN is false, so NaN fails.
-        values = (self.image, self.text, self.logit_scale)
+        values = (self.image, self.text, self.logit_scale, self.logit_bias)
         return all(value <= FLOAT64_TOLERANCE for value in values if value is not None)
 
 
@@ -102,11 +104,18 @@ class RoundingCheck:
 
 
 def check_exact(
-    form: str, keras64: Features, torch64: Features, scales: tuple[float, float] | None = None
+    form: str,
+    keras64: Features,
+    torch64: Features,
+    scales: tuple[float, float] | None = None,
+    biases: tuple[float | None, float | None] = (None, None),
 ) -> ExactCheck:
-    """Criterion 1; `scales` are the factors of the logits of Keras and PyTorch."""
+    """Criterion 1; `scales` and `biases` are the factors of the logits, and what is added, of Keras and PyTorch."""
     scale = None if scales is None else abs(scales[0] - scales[1]) / scales[1]
-    return ExactCheck(form, _relative(keras64.image, torch64.image), _relative(keras64.text, torch64.text), scale)
+    ours, theirs = biases
+    bias = None if ours is theirs is None else float("inf") if None in biases else abs((ours or 0) - (theirs or 0))
+    image, text = _relative(keras64.image, torch64.image), _relative(keras64.text, torch64.text)
+    return ExactCheck(form, image, text, scale, bias)
 
 
 def check_rounding(

@@ -59,14 +59,23 @@ def _ends(count: int) -> tuple[int, ...]:
     return (*range(STAGE_SAMPLE // 2), *range(count - STAGE_SAMPLE // 2, count))
 
 
-def fixed_inputs(variant: Variant) -> Inputs:
-    """The inputs for a variant; the same on every machine."""
+def fixed_inputs(variant: Variant, image_size: int | None = None) -> Inputs:
+    """The inputs for a variant; the same on every machine.
+
+    Args:
+        variant: whose.
+        image_size: of the images; None for the variant's own.
+    """
+    size = image_size or variant.image_size
+    tiled = -(-size // 8) * 8  # seeded images consist of 8 x 8 tiles
     photos = sorted(PHOTOS.glob("*.jpg"))
     prompts = tuple((PHOTOS / "prompts.txt").read_text(encoding="utf-8").split("\n"))
     prompts = tuple(prompt for prompt in prompts if prompt)
     mean, std = np.asarray(variant.mean, np.float32), np.asarray(variant.std, np.float32)
-    seeded = (synthetic.images(SEEDED, variant.image_size, seed=0) - mean) / std
-    real = ImagePreprocessor.from_variant(variant.name)(photos)
+    seeded = (synthetic.images(SEEDED, tiled, seed=0)[:, :size, :size] - mean) / std
+    preprocess = ImagePreprocessor.from_variant(variant.name)
+    preprocess.image_size = size
+    real = preprocess(photos)
     return Inputs(
         images=np.concatenate([seeded, real]),
         tokens=np.concatenate([synthetic.tokens(SEEDED, seed=0), Tokenizer()(prompts)]),

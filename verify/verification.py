@@ -11,7 +11,7 @@ import numpy as np
 from ..keras_models import kernels
 from ..keras_models.kernels.processor import processor_name
 from ..keras_models.models.copying import copy_model
-from ..keras_models.models.features import logit_scale
+from ..keras_models.models.features import logit_bias, logit_scale
 from .compare import (
     Cost,
     ExactCheck,
@@ -152,9 +152,9 @@ def verify_model(
         with full_float32():
             progress(f"Keras in float64, {form} form")
             with kernels.float64_enabled():
-                keras64, scale = _in_float64(make_model(form, "float64"), inputs, known)
+                keras64, scale, bias = _in_float64(make_model(form, "float64"), inputs, known)
             scales = (scale, reference.logit_scale()) if reference.has_image and reference.has_text else None
-            verification.exact.append(check_exact(form, keras64, torch64, scales))
+            verification.exact.append(check_exact(form, keras64, torch64, scales, (bias, reference.logit_bias)))
             model = make_model(form, "float32")
             compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
             for program, encoders in programs(model, compile_it, thorough).items():
@@ -172,9 +172,9 @@ def verify_model(
 
 def _in_float64(
     model: "MobileClipModel", inputs: Inputs, known: dict[tuple[str, str], np.ndarray]
-) -> tuple[Features, float]:
-    """The features of all inputs, not normalised, and the factor of the logits."""
-    return _features(model, "float64", unnormalised(model), inputs, known), logit_scale(model)
+) -> tuple[Features, float, float | None]:
+    """The features of all inputs, not normalised, the factor of the logits, and what is added to them."""
+    return _features(model, "float64", unnormalised(model), inputs, known), logit_scale(model), logit_bias(model)
 
 
 def _judge(

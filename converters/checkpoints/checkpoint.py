@@ -78,8 +78,8 @@ def open_checkpoint(path: str | Path, weights: str | None = None, ignore_extra: 
     training code left them.
 
     Args:
-        path: a safetensors file, a file of torch.save or of torch.jit.save, or the index of a sharded one (or its folder). PyTorch is
-            imported only for files of torch.save, and nothing in a file is run.
+        path: a safetensors file, a file of torch.save or of torch.jit.save, or the index of a sharded one (or its
+            folder). PyTorch is imported only for files of torch.save, and nothing in a file is run.
         weights: the name of the set of weights, where the file holds several; None for those that training code
             calls the model's own.
         ignore_extra: whether tensors that stand beside the model, such as another head, are left out.

@@ -71,7 +71,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: int = 0, shape: Any = (), strides: Any = (), *_: Any) -> _Tensor:
-    return _Tensor(*storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    of, key = storage
+    return _Tensor(of, key, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
 def is_torchscript(path: Path) -> bool:

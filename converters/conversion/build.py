@@ -31,11 +31,21 @@ def build_model(
         dtype: dtype policy of every layer.
         like_open_clip: whether ViT-B/16 computes as open_clip does, not as it was trained.
     """
-    conventions = OPEN_CLIP_CONVENTIONS if like_open_clip and checkpoint_format.image_tower == "vit_b16" else {}
+    conventions: dict[str, Any] = (
+        OPEN_CLIP_CONVENTIONS if like_open_clip and checkpoint_format.image_tower == "vit_b16" else {}
+    )
+    size = checkpoint_format.image_size
+    if size is not None:
+        conventions = {**conventions, "image_size": size, "position_size": size}
     image: dict[str, Any] = {"projection_bias": projection_bias, **conventions} if checkpoint_format.image_tower else {}
     with to_be_overwritten(), no_collection():
         return MobileClipModel.from_variant(
-            variant.name, form=checkpoint_format.form, towers=checkpoint_format.towers, dtype=dtype, **image
+            variant.name,
+            form=checkpoint_format.form,
+            towers=checkpoint_format.towers,
+            dtype=dtype,
+            logit_bias=checkpoint_format.logit_bias,
+            **image,
         )
 
 

@@ -19,6 +19,7 @@ from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
 from ...keras_models.store.atomic import written_whole
 from ...keras_models.store.file_names import CONVERSION_FILE, TRAIN_FOLDER
+from ...keras_models.store.variables import logit_variables
 from ...keras_models.store.weights_file import save_model
 from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
@@ -170,7 +171,8 @@ def _write_forms(plan: Plan, models: list[MobileClipModel], folder: Path, progre
 def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
     """Takes the model out of a list of one, and folds it. Each tower's memory is freed before the next is folded."""
     model = models.pop()
-    scale, variant = keras.ops.convert_to_numpy(model.logit_scale), model.variant
+    scalars = {name: keras.ops.convert_to_numpy(v) for name, v in logit_variables(model).items()}
+    variant = model.variant
     towers = [model.image_encoder, model.text_encoder]
     del model
     folded: list[Any] = []
@@ -180,8 +182,10 @@ def _folded(models: list[MobileClipModel], form: str) -> MobileClipModel:
         del tower
         gc.collect()  # layers refer to each other in circles, so only the collector frees them
     image, text = folded
-    new = MobileClipModel(image, text, variant, dtype=(text if image is None else image).dtype_policy)
-    new.logit_scale.assign(scale)
+    policy = (text if image is None else image).dtype_policy
+    new = MobileClipModel(image, text, variant, logit_bias="logit_bias" in scalars, dtype=policy)
+    for name, variable in logit_variables(new).items():
+        variable.assign(scalars[name])
     return new
 
 
@@ -215,7 +219,7 @@ def _write_records(
             "form": plan.format.form,
             "dtype": plan.source_dtype,
             **_choices(checkpoint),
-            **({} if plan.format.image_size is None else {"image_size": plan.format.image_size}),
+            **_options(plan.format),
         },
         "weights_sha256": weight_hashes(folder),
         "dtype": plan.dtype,
@@ -225,10 +229,18 @@ def _write_records(
     }
     write_record(folder, CONVERSION_FILE, conversion)
     if plan.format.image_tower is not None:
-        ImagePreprocessor.from_variant(plan.variant.name).save_pretrained(folder)
+        preprocess = ImagePreprocessor.from_variant(plan.variant.name)
+        preprocess.image_size = plan.format.image_size or preprocess.image_size
+        preprocess.save_pretrained(folder)
     if plan.format.text_tower is not None:
         Tokenizer().save_pretrained(folder)
     write_verification(folder, verification)
+
+
+def _options(checkpoint_format: CheckpointFormat) -> dict[str, Any]:
+    """What differs from the published checkpoints of the variant."""
+    size = {} if checkpoint_format.image_size is None else {"image_size": checkpoint_format.image_size}
+    return {**size, **({"logit_bias": True} if checkpoint_format.logit_bias else {})}
 
 
 def _choices(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import numpy as np
 from ...keras_models.errors import MobileClipError
 from ...keras_models.kernels.memory import copy, fill, no_collection
 from ...keras_models.models.model import MobileClipModel
-from ...keras_models.store.variables import variables_by_name
+from ...keras_models.store.variables import logit_variables, variables_by_name
 from ...weight_maps.audit import Problem, audit, report
 from ...weight_maps.axes import to_source, to_target
-from ...weight_maps.table import LOGIT_SCALE, NONE, Row
+from ...weight_maps.table import NONE, Row
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.values import float_problems, read_row
 
@@ -98,11 +98,10 @@ def read_from(
 
 
 def _variables(model: MobileClipModel, rows: tuple[Row, ...]) -> dict[str, keras.Variable]:
-    """A model's variables by name; of one tower alone also the logit scale, where the rows have it."""
-    variables = variables_by_name(model)
-    if any(row.target == LOGIT_SCALE.target for row in rows):
-        variables[LOGIT_SCALE.target] = model.logit_scale
-    return variables
+    """A model's variables by name; of one tower alone also the logits' scale and bias, where the rows have them."""
+    targets = {row.target for row in rows}
+    scalars = {name: variable for name, variable in logit_variables(model).items() if name in targets}
+    return {**scalars, **variables_by_name(model)}
 
 
 def _value_problems(

@@ -107,6 +107,8 @@ def _format(model: MobileClipModel, image_tower: str | None, text_tower: str | N
         text_tower,
         layout,
         "train",
+        image_size=None if image_tower is None else model.image_encoder.position_size,
+        logit_bias=model.logit_bias is not None and layout != "timm",
         lone_scale=alone and layout != "timm" and is_set,
     )
 

@@ -75,7 +75,7 @@ def verify_against(
     Raises:
         MissingPackageError: where PyTorch, timm or open_clip is not installed.
     """
-    inputs = fixed_inputs(variant)
+    inputs = fixed_inputs(variant, checkpoint_format.image_size)
     with progress("Comparing with PyTorch", steps(forms)) as advance:
         reference = _reference(variant, checkpoint_format, checkpoint, like_open_clip)
         verification = verify_model(
@@ -181,6 +181,7 @@ def _reference(
         cast(Layout, checkpoint_format.layout),
         image_norm_epsilon=conventions.get("norm_epsilon"),
         image_stem_padding=conventions.get("stem_padding"),
+        image_size=checkpoint_format.image_size,
     )
 
 

@@ -91,6 +91,8 @@ class CardInfo:
     """"both", or the one that is stored: "image" or "text"."""
     image_size: int | None = None
     """Height and width of the images; None for the variant's own."""
+    logit_bias: bool = False
+    """Whether the logits have a bias, so that each label's probability is its own."""
     left: tuple[str, ...] = ()
     """Tensors of the checkpoint that were left out on request."""
     dtype: str = "float32"
@@ -116,7 +118,15 @@ class CardInfo:
 def render_card(info: CardInfo) -> str:
     """The README.md of a converted model, in the Hub's form: YAML front matter, then Markdown."""
     variant = info.variant
-    use = Template(_asset(f"use_{info.towers}.py.txt")).substitute(repo_id=info.repo_id, embed_dim=variant.embed_dim)
+    use = Template(_asset(f"use_{info.towers}.py.txt")).substitute(
+        repo_id=info.repo_id,
+        embed_dim=variant.embed_dim,
+        probabilities=(
+            "keras.ops.sigmoid(model.scale() * similarities + model.logit_bias)"
+            if info.logit_bias
+            else "keras.ops.softmax(100 * similarities)"
+        ),
+    )
     return Template(_asset("model_card.md")).substitute(
         use=use.rstrip(),
         pipeline_tag=TASKS[info.towers][0],

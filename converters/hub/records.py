@@ -100,6 +100,7 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         forms=tuple(conversion["weights_sha256"]),
         towers=conversion.get("towers") or _towers(folder),
         image_size=conversion["source"].get("image_size"),
+        logit_bias=bool(conversion["source"].get("logit_bias")),
         left=tuple(conversion["source"].get("left", ())),
         dtype=conversion["dtype"],
         source_dtype=conversion["source"]["dtype"],

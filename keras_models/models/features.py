@@ -16,7 +16,7 @@ BATCH_SIZE = 32
 
 
 class FeatureModel(keras.Model):
-    """A MobileClipModel without the logit scale, a scalar, which Keras cannot join along a batch.
+    """A MobileClipModel without the logits' scale and bias, scalars, which Keras cannot join along a batch.
 
     Compiled by Keras's own means, except on TensorFlow, where it is a plain graph: XLA takes several times
     longer to compile a tower, and its depthwise convolutions then run several times slower on CPUs.
@@ -48,7 +48,7 @@ class FeatureModel(keras.Model):
             towers = {"image": self.model.image_encoder, "text": self.model.text_encoder}
             return {f"{key}_features": towers[key](batch, training=training) for key, batch in inputs.items()}
         outputs = self.model(inputs, training=training)
-        return {name: features for name, features in outputs.items() if name != "logit_scale"}
+        return {name: features for name, features in outputs.items() if name.endswith("_features")}
 
 
 def encode(
@@ -85,3 +85,8 @@ def encode(
 def logit_scale(model: "MobileClipModel") -> float:
     """What similarities are multiplied with: after exp, at most 100."""
     return float(keras.ops.convert_to_numpy(model.scale()))
+
+
+def logit_bias(model: "MobileClipModel") -> float | None:
+    """What is added to the logits; None for a model without."""
+    return None if model.logit_bias is None else float(keras.ops.convert_to_numpy(model.logit_bias))

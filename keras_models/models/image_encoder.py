@@ -72,6 +72,8 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         projection_bias: whether the projection has a bias.
         norm_epsilon: of a ViT's LayerNorms.
         stem_padding: zeros around the image in the first convolution of a ViT.
+        position_size: height and width of the images that a ViT's position embeddings are for; None for the
+            backbone's own. A model that was trained at 384 pixels has 384 here.
 
     Inputs: float (batch, height, width, 3), preprocessed as the variant asks.
     Outputs: float (batch, embed_dim).
@@ -89,6 +91,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         projection_bias: bool = False,
         norm_epsilon: float = 1e-5,
         stem_padding: int = 0,
+        position_size: int | None = None,
         name: str = "image_encoder",
         **kwargs: Any,
     ) -> None:
@@ -99,8 +102,9 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         self.projection_bias = projection_bias
         self.norm_epsilon = norm_epsilon
         self.stem_padding = stem_padding
+        self.position_size = position_size
         config = IMAGE_TOWERS.get(backbone) if self.tower else None
-        self.image_size = image_size or (config.image_size if config else 224)
+        self.image_size = image_size or position_size or (config.image_size if config else 224)
         if config is None:
             self.size_divisor = 1
             self.backbone = _other_backbone(backbone, self.image_size)
@@ -110,7 +114,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         else:
             self.size_divisor = config.patch_size
             self.backbone = VisionTransformer(
-                config, norm_epsilon, stem_padding, form, dtype=self.dtype_policy, name="backbone"
+                config, norm_epsilon, stem_padding, form, position_size, dtype=self.dtype_policy, name="backbone"
             )
         self.projection = ImageProjectionHead(embed_dim, projection_bias, dtype=self.dtype_policy, name="projection")
         self.build((None, self.image_size, self.image_size, 3))
@@ -184,6 +188,8 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
             "projection_bias": self.projection_bias,
             "norm_epsilon": self.norm_epsilon,
             "stem_padding": self.stem_padding,
+            # Left out where it is the backbone's own, so that versions without it open the folder.
+            **({} if self.position_size is None else {"position_size": self.position_size}),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             **own_config(self),

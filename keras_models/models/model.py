@@ -18,7 +18,7 @@ from ..store.model_config import check_towers
 from ..store.save import SavesItself, save_folder
 from ..towers.folding import reparameterize
 from ..training.class_weights import check_class_weight
-from ..training.losses import contrastive_loss
+from ..training.losses import contrastive_loss, sigmoid_loss
 from ..types import Tensor
 from .copying import adapted_layers, copy_model, merged_copy
 from .features import FeatureModel
@@ -29,6 +29,7 @@ from .text_encoder import MobileClipTextEncoder
 from .trainable import freeze, trainable_config
 
 MAX_LOGIT_SCALE = 100.0
+INITIAL_LOGIT_BIAS = -10.0
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
@@ -40,12 +41,15 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         image_encoder: the image tower; None for a model of texts alone.
         text_encoder: the text tower; None for a model of images alone.
         variant: name of the published variant that this is, or None.
+        logit_bias: whether a trained number is added to the logits, as SigLIP (arXiv 2303.15343) does. Each pair is
+            then judged by itself: the loss is a sigmoid loss, and probabilities are sigmoids of the logits.
 
     Inputs: a dict with "image" (float, (batch, height, width, 3), preprocessed), "text" (integers, (batch, 77),
     padded with 0), or both.
     Outputs: a dict with "image_features" and "text_features" (float, (batch, embed_dim), of length 1) for what was
     given, and "logit_scale" (a scalar, after exp, at most 100): similarities in [-1, 1] times it are logits. The
-    variable `logit_scale` is its logarithm, which starts at ln(1 / 0.07) and is trained.
+    variable `logit_scale` is its logarithm, which starts at ln(1 / 0.07) and is trained. With `logit_bias`, there is a
+    "logit_bias" too (a scalar): it is added to the logits, starts at -10 and is trained.
 
     Raises:
         ValueError: for inputs that a tower does not take, or that no tower is there for.
@@ -55,7 +59,12 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
     """The published variants by name."""
 
     def __init__(
-        self, image_encoder: Any = None, text_encoder: Any = None, variant: str | None = None, **kwargs: Any
+        self,
+        image_encoder: Any = None,
+        text_encoder: Any = None,
+        variant: str | None = None,
+        logit_bias: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if image_encoder is None and text_encoder is None:
@@ -69,6 +78,14 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             initializer=keras.initializers.Constant(INITIAL_LOGIT_SCALE),
             autocast=False,
         )
+        self.logit_bias = None
+        if logit_bias:
+            self.logit_bias = self.add_weight(
+                name="logit_bias",
+                shape=(),
+                initializer=keras.initializers.Constant(INITIAL_LOGIT_BIAS),
+                autocast=False,
+            )
         # A function hides it: Keras takes every attribute that is a model for a part of this one.
         self._feature_model: Callable[[], FeatureModel] | None = None
         self.built = True
@@ -84,6 +101,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         form: str = "train",
         towers: str = "both",
         dtype: Any = None,
+        logit_bias: bool = False,
         **kwargs: Any,
     ) -> "MobileClipModel":
         """An untrained model of a variant.
@@ -95,6 +113,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             form: one of architectures.FORMS.
             towers: "both", "image" or "text".
             dtype: dtype policy of every layer ("float32", "mixed_float16", ...); None for Keras' global one.
+            logit_bias: whether a trained number is added to the logits; see the class.
             kwargs: passed to the image tower, for example `image_size`.
 
         Raises:
@@ -109,7 +128,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             image_encoder = MobileClipImageEncoder.from_variant(variant, form, dtype=dtype, **backbone, **kwargs)
         if towers != "image":
             text_encoder = MobileClipTextEncoder.from_variant(variant, form, dtype=dtype)
-        return cls(image_encoder, text_encoder, variant=found.name, dtype=dtype)
+        return cls(image_encoder, text_encoder, variant=found.name, logit_bias=logit_bias, dtype=dtype)
 
     @classmethod
     def from_pretrained(
@@ -235,6 +254,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         for key in inputs:
             outputs[f"{key}_features"] = kernels.unit_length(known[key](inputs[key], training=training))
         outputs["logit_scale"] = self.scale()
+        if self.logit_bias is not None:
+            outputs["logit_bias"] = ops.convert_to_tensor(self.logit_bias)
         return outputs
 
     def scale(self) -> Any:
@@ -245,7 +266,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Keras's `predict`: the outputs for arrays, a dataset or a generator, as NumPy arrays."""
         outputs = self.feature_model().predict(x, *args, **kwargs)
-        return {**outputs, "logit_scale": ops.convert_to_numpy(self.scale())}
+        bias = {} if self.logit_bias is None else {"logit_bias": ops.convert_to_numpy(self.logit_bias)}
+        return {**outputs, "logit_scale": ops.convert_to_numpy(self.scale()), **bias}
 
     def feature_model(self) -> FeatureModel:
         """What `predict` runs: this model without its logit scale. (Keras would save a property's model.)"""
@@ -271,14 +293,18 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        """What `fit` minimises: the loss given to `compile`; without one, the contrastive loss over the
-        pairs of a batch, which needs both images and texts and no targets. The towers' own losses are added."""
+        """What `fit` minimises: the loss given to `compile`; without one, the contrastive loss over the pairs of a
+        batch, or SigLIP's sigmoid loss for a model with a logit bias. Both need images and texts and no targets. The
+        towers' own losses are added."""
         if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if not {"image_features", "text_features"} <= y_pred.keys():
             raise ValueError("The contrastive loss needs pairs: a batch with both 'image' and 'text'.")
         pairs = (y_pred["image_features"], y_pred["text_features"])
-        loss = contrastive_loss(*pairs, y_pred["logit_scale"], sample_weight)
+        if "logit_bias" in y_pred:
+            loss = sigmoid_loss(*pairs, y_pred["logit_scale"], y_pred["logit_bias"], sample_weight)
+        else:
+            loss = contrastive_loss(*pairs, y_pred["logit_scale"], sample_weight)
         return sum((ops.cast(ops.sum(own), loss.dtype) for own in self.losses), loss)
 
     def build(self, input_shape: Any = None) -> None:
@@ -298,6 +324,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
             "variant": self.variant,
+            # Left out where there is none, so that versions without it open the folder.
+            **({} if self.logit_bias is None else {"logit_bias": True}),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             **trainable_config(self),

@@ -25,7 +25,7 @@ from .. import kernels
 from ..kernels import memory
 from ..layers.paths import layers_by_path
 from .file_names import CONFIG, METADATA, WEIGHTS
-from .variables import variables_by_name
+from .variables import logit_variables, variables_by_name
 
 VARIABLES = b"vars"
 HDF5_OVERHEAD = 2048  # bytes beside each array, roughly; most of it is groups
@@ -113,7 +113,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
     """
     layers: dict[str, list[keras.Variable]] = {}
     # `variables_by_name` leaves the logit scale out where a tower is missing.
-    named = {**variables_by_name(model), "logit_scale": model.logit_scale}
+    named = {**variables_by_name(model), **logit_variables(model)}
     for name, variable in named.items():
         layers.setdefault(name.rpartition("/")[0], []).append(variable)
     with h5py.File(path) as file:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..inputs.preprocessing import ImagePreprocessor
 from ..inputs.tokenizer import Tokenizer
-from ..models.features import BATCH_SIZE, encode, logit_scale
+from ..models.features import BATCH_SIZE, encode, logit_bias, logit_scale
 from ..registry import get_variant
 from .prompts import check_labels, fill, get_templates
 
@@ -78,7 +78,7 @@ class ZeroShotClassifier:
         return means / np.maximum(np.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
 
     def logits(self, images: "ArrayLike") -> "NDArray[np.floating]":
-        """Cosine similarities times the model's logit scale, (batch, classes).
+        """Cosine similarities times the model's logit scale, plus its logit bias, (batch, classes).
 
         Args:
             images: preprocessed, float32 (batch, height, width, 3).
@@ -87,7 +87,9 @@ class ZeroShotClassifier:
 
     def compare(self, image_features: "NDArray[np.floating]") -> "NDArray[np.floating]":
         """As `logits`, from features of length 1, (batch, embed_dim)."""
-        return logit_scale(self.model) * image_features @ self.text_features.T
+        logits = logit_scale(self.model) * image_features @ self.text_features.T
+        bias = logit_bias(self.model)
+        return logits if bias is None else logits + logits.dtype.type(bias)
 
     def classify(self, images: Any, top_k: int = 5) -> list[list[Prediction]]:
         """The best labels of each image, the most probable first.
@@ -98,7 +100,7 @@ class ZeroShotClassifier:
 
         Returns:
             A list of `Prediction`s for each image, also for a single one. The probabilities of all labels add
-            up to 1.
+            up to 1; of a model with a logit bias, each is that of its label alone.
 
         Raises:
             ImageError: naming the image that cannot be read.
@@ -113,11 +115,15 @@ class ZeroShotClassifier:
         return found
 
     def rank(self, logits: "NDArray[np.floating]", top_k: int = 5) -> list[list[Prediction]]:
-        """The best labels of each row of `logits`, with probabilities: a softmax over all of them."""
+        """The best labels of each row of `logits`, with probabilities: a softmax over all of them, or a sigmoid of
+        each for a model with a logit bias."""
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, not {top_k}.")
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        if self.model.logit_bias is None:
+            powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        else:
+            probabilities = (1 + np.tanh(logits / 2)) / 2  # a sigmoid, which cannot overflow when it is written so
         best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
         return [
             [Prediction(self.labels[index], float(row[index])) for index in order]

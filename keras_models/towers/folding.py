@@ -63,9 +63,12 @@ def reparameterize(model: Any, form: str = "inference", dtype: str | None = None
         raise ValueError(f"A model in {model.form!r} form can be made {choices}, not {form!r}.")
     towers = (model.image_encoder, model.text_encoder)
     image, text = (None if tower is None else _unfilled(tower, form, dtype) for tower in towers)
-    new = type(model)(image, text, model.variant, name=model.name, dtype=dtype or model.dtype_policy)
+    has_bias = model.logit_bias is not None
+    new = type(model)(image, text, model.variant, has_bias, name=model.name, dtype=dtype or model.dtype_policy)
     _carry_flag(model, new)  # goes down to all parts, which fold afterwards
     _copy_variable(model.logit_scale, new.logit_scale)
+    if has_bias:
+        _copy_variable(model.logit_bias, new.logit_bias)
     for source, target in zip(towers, (image, text), strict=True):
         if source is not None:
             _fill(source, target)

@@ -27,17 +27,25 @@ class VisionTransformer(Layer):
         epsilon: of every LayerNorm.
         stem_padding: zeros around the image in the first convolution of the patch embedding.
         form: one of architectures.FORMS; only the patch embedding's batch norms fold.
+        position_size: height and width of the images that the position embeddings are for; None for the config's.
 
-    Inputs: float (batch, height, width, 3), height and width multiples of the patch size. Sizes other than the
-    config's resize the position embeddings (bicubic with antialiasing, as timm does).
+    Inputs: float (batch, height, width, 3), height and width multiples of the patch size. Other sizes than
+    `position_size` resize the position embeddings (bicubic with antialiasing, as timm does).
     Outputs: the normalised class token, (batch, width of the transformer).
     """
 
     def __init__(
-        self, config: ViTConfig, epsilon: float, stem_padding: int, form: str = "train", **kwargs: Any
+        self,
+        config: ViTConfig,
+        epsilon: float,
+        stem_padding: int,
+        form: str = "train",
+        position_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.config = config
+        self.position_size = position_size or config.image_size
         policy = {"dtype": self.dtype_policy}
         self.patch_embed: list[Any] = []
         for index, (filters, kernel) in enumerate(config.stem):
@@ -65,8 +73,8 @@ class VisionTransformer(Layer):
 
     @property
     def grid_size(self) -> int:
-        """Patches along each side of an image of the config's size."""
-        return self.config.image_size // self.config.patch_size
+        """Patches along each side of an image of the size that the position embeddings are for."""
+        return self.position_size // self.config.patch_size
 
     def build(self, input_shape: Shape) -> None:
         shape = input_shape

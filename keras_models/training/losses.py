@@ -28,6 +28,33 @@ def contrastive_loss(image_features: Any, text_features: Any, logit_scale: Any, 
     return ops.mean(losses)
 
 
+def sigmoid_loss(
+    image_features: Any, text_features: Any, logit_scale: Any, logit_bias: Any, weights: Any = None
+) -> Any:
+    """SigLIP's objective (arXiv 2303.15343, section 3.2): for every image with every text of a batch, whether they
+    belong together, summed over the texts and averaged over the images.
+
+    Args:
+        image_features: (batch, embed_dim), of length 1.
+        text_features: (batch, embed_dim), of length 1; row i belongs to image i.
+        logit_scale: a scalar, after exp.
+        logit_bias: a scalar that is added to every logit.
+        weights: of each image's row, (batch,) or (batch, 1); None for 1.
+
+    Returns:
+        A scalar, float32 at least.
+    """
+    images, texts = _wide(image_features), _wide(text_features)
+    scale, bias = ops.cast(logit_scale, images.dtype), ops.cast(logit_bias, images.dtype)
+    logits = scale * ops.matmul(images, ops.transpose(texts)) + bias
+    matching = scale * ops.sum(images * texts, axis=-1) + bias
+    # -log sigmoid(-x) = softplus(x); a matching pair has -log sigmoid(x) = softplus(x) - x.
+    losses = ops.sum(ops.softplus(logits), axis=1) - matching
+    if weights is not None:
+        losses = losses * ops.reshape(ops.cast(weights, losses.dtype), (-1,))
+    return ops.mean(losses)
+
+
 def _wide(value: Any) -> Any:
     value = ops.convert_to_tensor(value)
     return ops.cast(value, "float32") if "16" in str(value.dtype) else value

@@ -33,6 +33,7 @@ def build_reference(
     image_norm_epsilon: float | None = None,
     image_stem_padding: int | None = None,
     dtype: Precision = "float64",
+    image_size: int | None = None,
 ) -> TorchReference:
     """A PyTorch model that computes with exactly the tensors of a checkpoint.
 
@@ -48,6 +49,7 @@ def build_reference(
         image_stem_padding: The padding, in pixels, of vit_b16's first convolution; other towers ignore it. None takes
             that of the layout's own code: Apple's 1 or timm's 0.
         dtype: The precision to compute in.
+        image_size: The image size that a ViT's position embeddings are for; None for the published one.
 
     Raises:
         MissingPackageError: where PyTorch, timm or open_clip is not installed.
@@ -60,7 +62,7 @@ def build_reference(
 
     if layout not in _PREFIXES:
         raise ValueError(f"unknown layout {layout!r}; the known ones are {', '.join(_PREFIXES)}")
-    image_state, text_state, log_scale = _divide(state, layout)
+    image_state, text_state, scalars = _divide(state, layout)
 
     image = text = None
     if image_tower is not None:
@@ -68,25 +70,25 @@ def build_reference(
             image_state = (mci_to_timm if image_tower.startswith("mci") else vit_to_timm)(image_state)
             image_norm_epsilon = _APPLE_NORM_EPSILON if image_norm_epsilon is None else image_norm_epsilon
             image_stem_padding = _APPLE_STEM_PADDING if image_stem_padding is None else image_stem_padding
-        image = build_image_tower(image_tower, image_state, dtype, image_norm_epsilon, image_stem_padding)
+        image = build_image_tower(image_tower, image_state, dtype, image_norm_epsilon, image_stem_padding, image_size)
     if text_tower is not None:
         if layout == "apple" and text_tower != "mct":
             text_state = text_to_open_clip(text_state)
         text = build_text_tower(text_tower, text_state, dtype)
-    return TorchReference(image, text, log_scale)
+    return TorchReference(image, text, scalars.get("logit_scale"), scalars.get("logit_bias"))
 
 
 def _divide(
     state: Mapping[str, np.ndarray], layout: Layout
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float | None]:
-    """Image tensors and text tensors, without their prefixes, and the logarithm of the logit scale."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, float]]:
+    """Image tensors and text tensors, without their prefixes, and the logits' scale (its logarithm) and bias."""
     image_prefix, text_prefix = _PREFIXES[layout]
-    image, text, log_scale = {}, {}, None
+    image, text, scalars = {}, {}, {}
     for name, array in state.items():
-        if name == "logit_scale":
-            log_scale = float(np.asarray(array, np.float64).reshape(()))
+        if name in ("logit_scale", "logit_bias"):
+            scalars[name] = float(np.asarray(array, np.float64).reshape(()))
         elif text_prefix is not None and name.startswith(text_prefix):
             text[name.removeprefix(text_prefix)] = array
         else:  # a name with neither prefix stays as it is, and loading refuses it
             image[name.removeprefix(image_prefix)] = array
-    return image, text, log_scale
+    return image, text, scalars

@@ -23,10 +23,18 @@ class TorchReference:
     Either tower may be absent; its methods then raise ValueError. Outputs have the precision of the model.
     """
 
-    def __init__(self, image: "nn.Module | None", text: "nn.Module | None", log_scale: float | None) -> None:
+    def __init__(
+        self,
+        image: "nn.Module | None",
+        text: "nn.Module | None",
+        log_scale: float | None,
+        logit_bias: float | None = None,
+    ) -> None:
         self._image = image
         self._text = text
         self._log_scale = log_scale
+        self.logit_bias = logit_bias
+        """What is added to the logits; None where there is nothing."""
 
     @property
     def has_image(self) -> bool:
@@ -129,12 +137,12 @@ class TorchReference:
             reparameterize_model(_copy(tower), inplace=True) if tower is not None else None
             for tower in (self._image, self._text)
         )
-        return TorchReference(image, text, self._log_scale)
+        return TorchReference(image, text, self._log_scale, self.logit_bias)
 
     def to(self, dtype: Precision) -> "TorchReference":
         """A copy in another precision. Tensors that have it already are shared, not copied."""
         image, text = (_copy(tower, dtype) if tower is not None else None for tower in (self._image, self._text))
-        return TorchReference(image, text, self._log_scale)
+        return TorchReference(image, text, self._log_scale, self.logit_bias)
 
 
 def _present(tower: "nn.Module | None", kind: str) -> "nn.Module":

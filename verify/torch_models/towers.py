@@ -58,6 +58,7 @@ def build_image_tower(
     dtype: str,
     norm_epsilon: float | None = None,
     stem_padding: int | None = None,
+    image_size: int | None = None,
 ) -> nn.Module:
     """timm's model of image tower `name`, in inference mode.
 
@@ -67,6 +68,7 @@ def build_image_tower(
         dtype: "float32" or "float64".
         norm_epsilon: The epsilon of every LayerNorm; None keeps timm's.
         stem_padding: The padding of vit_b16's first convolution; None keeps timm's.
+        image_size: That a ViT's position embeddings are for; None keeps timm's.
 
     Raises:
         ReferenceMismatchError: where names or shapes are not exactly the model's.
@@ -74,6 +76,8 @@ def build_image_tower(
     """
     tower = _find(name, IMAGE_TOWERS, "image")
     options: dict[str, Any] = {"inference_mode": True} if _is_folded(state) else {}
+    if image_size is not None:
+        options["img_size"] = image_size
     with torch.device("meta"):
         model = timm.create_model(tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **options)
     _load(model, state, dtype, f"timm's {tower.timm_name}")
