@@ -81,13 +81,13 @@ def _model_and_rows(model: MobileClipModel, layout: str) -> tuple[MobileClipMode
         raise ExportError(
             f"The model is in {model.form} form: what was folded cannot be unfolded. Give the train form."
         )
-    if layout == "timm" and model.text_encoder is not None:
-        model = MobileClipModel(model.image_encoder, variant=model.variant)
     image, text = model.image_encoder, model.text_encoder
     if image is not None and image.tower not in IMAGE_TOWERS:
         raise ExportError("The image tower is not one of MobileCLIP's, and no layout has a place for it.")
     if image is None and layout == "timm":
         raise ExportError("The model has no image tower, which is all that the timm layout holds.")
+    if layout == "timm" and text is not None:
+        model, text = MobileClipModel(image, variant=model.variant), None
     towers = (image and image.tower, text and text.tower)
     try:
         rows = _format(model, *towers, layout).rows

@@ -255,7 +255,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             outputs[f"{key}_features"] = kernels.unit_length(known[key](inputs[key], training=training))
         outputs["logit_scale"] = self.scale()
         if self.logit_bias is not None:
-            outputs["logit_bias"] = ops.convert_to_tensor(self.logit_bias)
+            # A copy: JAX gives the variable's own memory away in `fit` and `predict`.
+            outputs["logit_bias"] = ops.copy(ops.convert_to_tensor(self.logit_bias))
         return outputs
 
     def scale(self) -> Any:
