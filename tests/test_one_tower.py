@@ -108,6 +108,7 @@ def test_it_comes_back(text_folder: Path, tmp_path: Path) -> None:
     assert_same_bits(read_all(tmp_path / "a.safetensors"), arrays(MCT))
 
 
+@pytest.mark.nightly
 def test_an_image_tower_of_apples_comes_back_with_its_scale(tmp_path: Path) -> None:
     tensors = {**arrays(APPLE_IMAGE), "logit_scale": np.array(4.25, np.float32)}
     source = write(tensors, tmp_path / "mobileclip_s0.safetensors")

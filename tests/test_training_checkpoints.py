@@ -167,6 +167,22 @@ def test_two_models_in_one_dict() -> None:
     assert checkpoint.notes[-1].startswith("other weights in the file, left out: state_dict/ema_model")
 
 
+def test_a_tower_that_is_registered_twice() -> None:
+    """As `self.model = model; self.image_encoder = model.image_encoder` leaves it."""
+    again = {name: shape for name, shape in S0.shapes.items() if name.startswith("image_encoder.")}
+    checkpoint = opened(place({**again, **renamed(S0.shapes, lambda n: f"model.{n}")}))
+    assert checkpoint.shapes == S0.shapes and checkpoint.weights == "model"
+    assert checkpoint.notes[-1].startswith("other weights in the file, left out: the top of the file")
+
+
+def test_quantised_layers_are_called_so() -> None:
+    name = "text_encoder.transformer.1.pre_norm_ffn.1"
+    shapes = {n: s for n, s in S0.shapes.items() if not n.startswith(name)}
+    checkpoint = opened(place({**shapes, f"{name}.scale": (), f"{name}.zero_point": ()}))
+    with pytest.raises(UnknownCheckpointError, match="Its layers were quantised"):
+        identify(checkpoint.shapes)
+
+
 HARMLESS = {
     "n_averaged": (np.array(5), "a counter in the file, left out: n_averaged"),
     "initted": (np.array([True]), "a counter in the file, left out: initted"),
@@ -298,27 +314,31 @@ def test_objects_of_training_code_are_not_made(tmp_path: Path, monkeypatch: pyte
 
 
 def test_inspect_asks_what_convert_asks(tmp_path: Path) -> None:
-    """Each of these was called sound by one of the two."""
-    heavy = next(name for name, shape in TIMM.shapes.items() if shape == (512, 1024))
-    counter = next(name for name in TIMM.shapes if name.endswith("num_batches_tracked"))
-    bad = {
-        "of the wrong kind": {heavy: torch.quantize_per_tensor(torch.ones(512, 1024), 0.1, 0, torch.qint8)},
-        "no whole number": {counter: torch.tensor(1.5)},
-        "not floats": {heavy: torch.ones(512, 1024, dtype=torch.int8)},
-        "are NaN": {heavy: torch.full((512, 1024), torch.nan)},
-        "cannot be read": {heavy: torch.eye(1024)[:512].to_sparse()},
-        "does not fit int64": {counter: torch.tensor(2**63 + 5, dtype=torch.uint64)},
+    """Each of these was called sound by one of the two. Both tell all of them at once."""
+    kernels = [(name, shape) for name, shape in TIMM.shapes.items() if len(shape) == 4]
+    counters = [name for name in TIMM.shapes if name.endswith("num_batches_tracked")]
+    bad: dict[str, tuple[str, torch.Tensor]] = {
+        "holds quantised numbers (qint8)": (
+            kernels[0][0],
+            torch.quantize_per_tensor(torch.ones(kernels[0][1]), 0.1, 0, torch.qint8),
+        ),
+        "holds int8, not floats": (kernels[1][0], torch.ones(kernels[1][1], dtype=torch.int8)),
+        "numbers are NaN": (kernels[2][0], torch.full(kernels[2][1], torch.nan)),
+        "cannot be read": (kernels[3][0], torch.ones(kernels[3][1]).to_sparse()),
+        "give a checkpoint of float16 or wider": (kernels[4][0], torch.ones(kernels[4][1]).to(torch.float8_e4m3fn)),
+        "holds 1.5, which is no whole number": (counters[0], torch.tensor(1.5)),
+        "does not fit int64": (counters[1], torch.tensor(2**63 + 5, dtype=torch.uint64)),
     }
-    for words, tensors in bad.items():
-        path = tmp_path / "mobileclip2_s0.pt"
-        torch.save({**as_torch(arrays(TIMM)), **tensors}, path)
-        done = CliRunner().invoke(cli.app, ["inspect", str(path), "--json"])
-        assert done.stdout, done.stderr
-        problems = json.loads(done.stdout)["problems"]
-        assert done.exit_code == 1 and words in "\n".join(problems), problems
-        with pytest.raises(MappingError) as error:
-            convert(path, tmp_path / "out", form="train", verify=False)
-        assert str(error.value).splitlines()[1:] == problems
+    path = tmp_path / "mobileclip2_s0.pt"
+    torch.save({**as_torch(arrays(TIMM)), **dict(bad.values())}, path)
+    done = CliRunner().invoke(cli.app, ["inspect", str(path), "--json"])
+    assert done.exit_code == 1 and done.stdout, done.stderr
+    problems = json.loads(done.stdout)["problems"]
+    for words, (name, _) in bad.items():
+        assert any(words in line and name in line for line in problems), (words, problems)
+    with pytest.raises(MappingError) as error:
+        convert(path, tmp_path / "out", form="train", verify=False)
+    assert str(error.value).splitlines()[1:] == problems
 
 
 def test_the_choices_reach_the_folder(tmp_path: Path) -> None:

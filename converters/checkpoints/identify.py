@@ -162,9 +162,15 @@ def _differences(nearest: CheckpointFormat, likeness: float, shapes: Shapes, nam
         )
     problems = [replace(problem, name=named.get(problem.name, problem.name)) for problem in _problems(nearest, shapes)]
     text = f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n{report(problems)}"
-    if all(problem.kind == UNEXPECTED for problem in problems):
+    if any(name.endswith(_QUANTISED) for name in shapes):
+        text += "\nIts layers were quantised. Convert the checkpoint from before that."
+    elif all(problem.kind == UNEXPECTED for problem in problems):
         text += "\nIf these tensors stand beside the model and are no part of it, leave them out with --ignore-extra."
     return text
+
+
+# What PyTorch's quantised layers add to a checkpoint.
+_QUANTISED = (".zero_point", "._packed_params.dtype")
 
 
 def _problems(known: CheckpointFormat, shapes: Shapes) -> list[Problem]:

@@ -13,6 +13,9 @@ from ...weight_maps.walks import IMAGE_PREFIX, TEXT_PREFIX
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+MOST_PARTS = 40
+"""Names of more parts than this are not looked into."""
+
 LIKELY = 0.5
 """A tower is taken to be meant where at least this part of its tensors has the right name."""
 
@@ -136,7 +139,9 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
     """Every way to divide a name into a prefix and the rest."""
     yield "", name
     at = name.find(".")
-    while at >= 0:
+    for _ in range(MOST_PARTS):
+        if at < 0:
+            return
         yield name[: at + 1], name[at + 1 :]
         at = name.find(".", at + 1)
 

@@ -39,6 +39,8 @@ def _wrong_kind(row: Row, dtype: str) -> str | None:
         return f"holds quantised numbers ({dtype}); convert the checkpoint from before it was quantised"
     if row.dtype == "int64":
         return None if dtype in (*_WHOLE, *_FLOATS) else f"holds {dtype}, not whole numbers"
+    if dtype.lower().startswith(("float8", "f8")):
+        return f"holds {dtype}; give a checkpoint of float16 or wider"
     return None if dtype in _FLOATS else f"holds {dtype}, not floats"
 
 

@@ -122,13 +122,16 @@ def _named(sets: list[WeightSet], wanted: str, file: str) -> WeightSet:
 
 
 def _usual(sets: list[WeightSet], file: str) -> WeightSet:
-    """The one set of plain weights, as averages and other models have names of their own."""
+    """The one set of plain weights, as averages and other models have names of their own.
+
+    A whole model comes before one of its towers, which some code keeps under a second name.
+    """
     ranks = {index: [PLAIN.index(p) for p in one.name.split("/")] for index, one in enumerate(sets) if _is_plain(one)}
     if not ranks:
         raise CheckpointError(
             f"{file} holds several sets of weights: {_listed(sets)}. Say which one with --weights NAME."
         )
-    return sets[min(ranks, key=lambda index: (len(ranks[index]), ranks[index]))]
+    return sets[min(ranks, key=lambda index: (-len(sets[index].towers), len(ranks[index]), ranks[index]))]
 
 
 def _is_plain(one: WeightSet) -> bool:
