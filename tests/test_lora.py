@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mobileclip_keras.converters.checkpoints import identify
 from mobileclip_keras.converters.conversion import to_torch
 from mobileclip_keras.converters.conversion.mapping import read_from
 from mobileclip_keras.keras_models.layers.adapters import adapters_of, has_adapters, plain_variables
@@ -186,7 +187,7 @@ def test_frozen_adapters_fold_into_a_frozen_layer() -> None:
 def test_the_way_back_to_pytorch_merges(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_torch, "model_rows", lambda image, *_: image_rows(image, "timm"))
+    monkeypatch.setattr(identify, "model_rows", lambda image, *_: image_rows(image, "timm"))
     model = small_model("small_mci", None)
     adapt(model, "qkv", "fc1")
     count = len(adapted_layers(model))
