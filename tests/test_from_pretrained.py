@@ -187,6 +187,7 @@ def test_a_fine_tuned_model_is_saved_and_loaded(model: mk.MobileClipModel, tmp_p
     model.save_pretrained(target)
     assert {path.name for path in target.iterdir()} == {
         "config.json",
+        "files.json",
         "metadata.json",
         "model.weights.h5",
         "preprocessor_config.json",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ...keras_models.backend_choice import missing_backend
 from ...keras_models.errors import MobileClipError
-from ...keras_models.store.atomic import os_reason
+from ...keras_models.store.output_errors import os_reason
 
 console = Console()
 """Standard output."""

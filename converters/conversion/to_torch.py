@@ -13,8 +13,9 @@ from ...keras_models.layers.adapters import is_quantized
 from ...keras_models.layers.paths import layers_by_path
 from ...keras_models.models.copying import adapted_layers, merged_copy
 from ...keras_models.models.model import INITIAL_LOGIT_SCALE, MobileClipModel
-from ...keras_models.store.atomic import check_file_target, file_written_whole
+from ...keras_models.store.atomic import file_written_whole
 from ...keras_models.store.load import load_folder
+from ...keras_models.store.targets import check_file_target
 from ...weight_maps.table import LAYOUTS, Row, model_rows
 from ..checkpoints.identify import CheckpointFormat
 from ..checkpoints.torch_file import TORCH_SUFFIXES
@@ -57,7 +58,7 @@ def to_torch(
         raise ExportError(f"{layout!r} is no layout. The layouts are {', '.join(LAYOUTS)}.")
     model = source if isinstance(source, MobileClipModel) else _load_train_form(Path(source), layout)
     tensors = read_from(*_model_and_rows(model, layout), progress)
-    _write(tensors, out)
+    _write(tensors, out, force)
     return len(tensors)
 
 
@@ -130,8 +131,8 @@ def _check_out(out: Path, force: bool) -> None:
         )
 
 
-def _write(tensors: dict[str, np.ndarray], out: Path) -> None:
-    with file_written_whole(out) as beside:
+def _write(tensors: dict[str, np.ndarray], out: Path, force: bool) -> None:
+    with file_written_whole(out, force) as beside:
         if out.suffix == ".safetensors":
             from safetensors.numpy import save_file
 

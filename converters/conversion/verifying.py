@@ -13,6 +13,7 @@ from ...keras_models.registry import Variant
 from ...keras_models.store.file_names import CONVERSION_FILE
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.load import load_folder
+from ...keras_models.store.rewriting import check_rewritable, rewritten
 from ...keras_models.store.variables import variables_by_name
 from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
@@ -23,6 +24,7 @@ from ...verify.torch_models.requirements import require_packages
 from ...verify.verification import MakeModel, Verification, steps, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
+from ..hub.model_card import CARD_FILE, LICENSE_FILE
 from ..hub.records import (
     PICTURE_FILE,
     VERIFICATION_FILE,
@@ -34,6 +36,9 @@ from ..hub.records import (
 from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
 from .mapping import load_into
 from .progress import Progress
+
+VERIFICATION_FILES = (VERIFICATION_FILE, PICTURE_FILE, CARD_FILE, LICENSE_FILE)
+"""What a verification writes into a converted folder."""
 
 
 def check_packages() -> None:
@@ -100,6 +105,7 @@ def verify_folder(folder: Path, source: Path, progress: Progress, thorough: bool
     """
     check_packages()
     conversion = read_record(folder, CONVERSION_FILE)
+    check_rewritable(folder, VERIFICATION_FILES)
     if conversion["dtype"] != "float32":
         raise MobileClipError(
             f"{folder} holds {conversion['dtype']} weights, which are rounded on purpose. Verify the "
@@ -124,7 +130,8 @@ def verify_folder(folder: Path, source: Path, progress: Progress, thorough: bool
     verification = verify_against(
         checkpoint, checkpoint_format, variant, make_model, forms, progress, like_open_clip, thorough
     )
-    write_verification(folder, verification)
+    with rewritten(folder, VERIFICATION_FILES) as anew:
+        write_verification(anew, verification)
     return verification
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ...keras_models.errors import MobileClipError
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
-from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, METADATA, TRAIN_FOLDER, WEIGHTS
+from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.hub_errors import HubError
 from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, validate_card
@@ -203,7 +203,7 @@ def _staged(folder: Path, repo: str) -> Iterator[Path]:
 
 
 def _left_out(folder: Path) -> tuple[str, ...]:
-    known = {*_needed(folder), CARD_FILE}
+    known = {*_needed(folder), CARD_FILE, FILES_RECORD}
     there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return tuple(sorted(path for path in there if path not in known))
 

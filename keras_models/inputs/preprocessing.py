@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import MobileClipError
 from ..registry import Variant, get_variant
 from ..store.resolve import FromPretrained
+from ..store.rewriting import write_texts
 from .geometry import centre_offset, resized_size
 from .image_reading import ImageError, read_image
 
@@ -128,9 +129,7 @@ class ImagePreprocessor(FromPretrained):
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_texts(Path(folder), {CONFIG_FILE: json.dumps(config, indent=2) + "\n"})
 
     def __call__(self, images: Any) -> "NDArray[np.float32]":
         """float32 (batch, image_size, image_size, 3); one image is a batch of one.

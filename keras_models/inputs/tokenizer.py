@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import MobileClipError
 from ..registry import Variant
 from ..store.resolve import FromPretrained
+from ..store.rewriting import write_texts
 from . import clip_bpe
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ class Tokenizer(FromPretrained):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `tokenizer.json`, as the `tokenizers` library loads it, and `tokenizer_config.json`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "CLIPTokenizerFast",
             "model_max_length": self.context_length,
@@ -80,8 +79,8 @@ class Tokenizer(FromPretrained):
             "pad_token": None,
             "do_lower_case": True,
         }
-        (folder / TOKENIZER_FILE).write_text(self._pipeline.to_str(), encoding="utf-8")
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        texts = {TOKENIZER_FILE: self._pipeline.to_str(), CONFIG_FILE: json.dumps(config, indent=2) + "\n"}
+        write_texts(Path(folder), texts)
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> "NDArray[np.int32]":
         """Token ids, int32 (batch, context_length); one string is a batch of one.

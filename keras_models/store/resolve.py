@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from ..errors import MobileClipError
 from ..registry import UnknownVariantError, Variant, find_variant, get_variant
 from .download import download_files
+from .staging import recover
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -33,6 +34,8 @@ def resolve_name(name: str | Path, revision: str | None = None) -> Path | Varian
 
 def _find(name: str | Path) -> Path | Variant | str:
     path = Path(name)
+    if not path.exists():
+        recover(path.absolute().parent)  # a process that was killed may have moved it away
     if path.is_dir():
         return path
     if path.is_file():
@@ -57,6 +60,7 @@ def converted_folder(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    thorough: bool = False,
 ) -> Path:
     """The folder of a converted variant, which is downloaded and converted the first time.
 
@@ -66,7 +70,9 @@ def converted_folder(
     # when it is used, because the converters import the models.
     from ...converters.conversion.cache import converted_copy
 
-    return converted_copy(variant, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    return converted_copy(
+        variant, token=token, cache_dir=cache_dir, local_files_only=local_files_only, thorough=thorough
+    )
 
 
 class FromPretrained(ABC):

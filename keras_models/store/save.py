@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import keras
 
 from ..errors import MobileClipError
-from .atomic import placed_whole
+from .atomic import folder_placed_whole
 from .folder import FolderError, form_folders
+from .staging import recover
+from .targets import absolute, foreign_in, reason_to_leave
 from .weights_file import save_model
 
 
@@ -39,10 +42,12 @@ def save_folder(
     Raises:
         SaveError: where the folder exists or cannot be written.
     """
-    target = Path(os.path.abspath(folder))
-    _check(target, overwrite)
+    target = absolute(Path(folder))
     try:
-        with placed_whole(target) as staged:
+        for place in (target.parent, target):
+            recover(place)
+        _check(target, overwrite, target, thorough=False)
+        with folder_placed_whole(target, partial(_check, target, overwrite)) as staged:
             save_model(make_model(), staged)
             for part in beside:
                 part.save_pretrained(staged)
@@ -50,12 +55,26 @@ def save_folder(
         raise SaveError(f"{target} could not be written: {error.strerror or error}.") from error
 
 
-def _check(target: Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+def _check(target: Path, overwrite: bool, place: Path, thorough: bool) -> None:
+    """Refuses to replace anything but a model that this package wrote.
+
+    Args:
+        target: the folder to write.
+        overwrite: whether to replace a model.
+        place: where what was at `target` lies now.
+        thorough: whether to read each file that has the right size and time.
+    """
+    if not os.path.lexists(place):
         return
-    if not overwrite:
+    is_empty = place.is_dir() and not any(place.iterdir())
+    if not (overwrite or is_empty):
         raise SaveError(f"{target} exists already. Choose another folder, or replace it: overwrite=True.")
-    try:
-        form_folders(target)
-    except FolderError as error:
-        raise SaveError(f"{target} holds something other than a model, and is left alone.") from error
+    reason = reason_to_leave(place)
+    if reason is None and not is_empty:
+        try:
+            form_folders(place)
+        except FolderError as error:
+            raise SaveError(f"{target} holds something other than a model, and is left alone.") from error
+        reason = foreign_in(place, thorough=thorough)
+    if reason is not None:
+        raise SaveError(f"{target} {reason}, and is left alone.")

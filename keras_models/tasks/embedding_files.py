@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..errors import MissingPackageError, MobileClipError
-from ..store.atomic import check_file_target, file_written_whole
+from ..store.atomic import file_written_whole
+from ..store.targets import check_file_target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Embeddings:
         path = Path(path)
         check_embedding_target(path, force)
         write = self._write_npz if path.suffix == ".npz" else self._write_parquet
-        with file_written_whole(path) as beside, open(beside, "wb") as file:
+        with file_written_whole(path, force) as beside, open(beside, "wb") as file:
             write(file)
 
     def _write_npz(self, file: Any) -> None:
