@@ -4,10 +4,13 @@ import errno
 import importlib.util
 import math
 import os
+import select
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ from huggingface_hub import constants
 import mobileclip_keras as mk
 from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
 from mobileclip_keras.converters.conversion import cache, convert
-from mobileclip_keras.converters.conversion.cache import best_source, cache_folder
+from mobileclip_keras.converters.conversion.cache import DamagedCopyError, best_source, cache_folder, converted_copy
+from mobileclip_keras.converters.conversion.damage import find_damage
 from mobileclip_keras.converters.hub.upload import upload_folder
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.registry import VARIANTS, get_variant
+from mobileclip_keras.keras_models.store.download import download_file
 from tests.hub import Hub, use_hub
 from tests.small import small_model
 
@@ -174,6 +179,217 @@ def test_a_pt_file_without_torch_is_said_plainly_before_it_is_downloaded(
         'pip install "mobileclip-keras[convert]". Or load a folder that was converted elsewhere.'
     )
     assert len(hub.requests) == asked
+
+
+# --- Damaged copies ---
+
+
+def weights_of(copy: Path) -> Path:
+    return copy / "model.weights.h5"
+
+
+def truncate(copy: Path) -> None:
+    os.truncate(weights_of(copy), weights_of(copy).stat().st_size // 2)
+
+
+def empty_the_weights(copy: Path) -> None:
+    weights_of(copy).write_bytes(b"")
+
+
+def zero(copy: Path) -> None:
+    weights_of(copy).write_bytes(bytes(weights_of(copy).stat().st_size))
+
+
+def zero_one_page(copy: Path) -> None:
+    """The file still opens, and so would load."""
+    with weights_of(copy).open("r+b") as file:
+        file.seek(-8192, os.SEEK_END)
+        file.write(bytes(4096))
+
+
+def remove_the_weights(copy: Path) -> None:
+    weights_of(copy).unlink()
+
+
+def damage_the_config(copy: Path) -> None:
+    (copy / "config.json").write_text('{"class_name": "Mobile')
+
+
+def remove_the_config(copy: Path) -> None:
+    (copy / "config.json").unlink()
+
+
+def remove_the_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+
+
+def damage_the_record(copy: Path) -> None:
+    (copy / "files.json").write_bytes(bytes(500))
+
+
+def remove_the_files(copy: Path) -> None:
+    for path in copy.iterdir():
+        path.unlink()
+
+
+def put_a_file(copy: Path) -> None:
+    shutil.rmtree(copy)
+    copy.write_text("mine")
+
+
+def put_a_link_to_nothing(copy: Path) -> None:
+    shutil.rmtree(copy)
+    copy.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (truncate, "model.weights.h5 has [0-9]+ bytes and should have"),
+        (empty_the_weights, "model.weights.h5 has 0 bytes"),
+        (zero, "model.weights.h5 does not hold what was written"),
+        (zero_one_page, "model.weights.h5 does not hold what was written"),
+        (remove_the_weights, "model.weights.h5 is missing"),
+        (damage_the_config, "config.json has 22 bytes"),
+        (remove_the_config, "config.json is missing"),
+        (remove_the_tokenizer, "tokenizer.json is missing"),
+        (damage_the_record, "files.json is damaged"),
+        (put_a_file, "it is not a folder"),
+        (put_a_link_to_nothing, "it is not a folder"),
+    ],
+)
+def test_a_damaged_copy_is_made_again(
+    hub: Hub,
+    conversions: list[tuple[Path, str]],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    what: str,
+) -> None:
+    copy = converted_copy(get_variant("2-s0"))
+    damage(copy)
+    aside = f"{copy.name}.damaged"
+    with pytest.warns(UserWarning, match=rf"{copy} is damaged: {what}.* made again\. Delete {copy.parent}/{aside}"):
+        assert converted_copy(get_variant("2-s0")) == copy
+    assert len(conversions) == 2 and find_damage(copy, thorough=True) == []
+    assert set(visible(copy.parent)) == {copy.name, aside}, "somebody may have changed it on purpose"
+    assert converted_copy(get_variant("2-s0"), thorough=True) == copy and len(conversions) == 2
+
+
+def test_a_copy_is_damaged_twice(hub: Hub, conversions: list[tuple[Path, str]]) -> None:
+    for _ in range(3):
+        truncate(copy := converted_copy(get_variant("2-s0")))
+        with pytest.warns(UserWarning, match="made again"):
+            converted_copy(get_variant("2-s0"))
+    assert set(visible(copy.parent)) == {
+        copy.name,
+        *(f"{copy.name}.damaged{end}" for end in ("", "-2", "-3")),
+    }
+
+
+def test_an_empty_folder_is_no_copy(hub: Hub, conversions: list[tuple[Path, str]]) -> None:
+    copy = converted_copy(get_variant("2-s0"))
+    remove_the_files(copy)
+    converted_copy(get_variant("2-s0"))
+    assert visible(copy.parent) == [copy.name] and find_damage(copy) == []
+
+
+def test_damage_that_no_time_shows_is_found_when_loading_fails(hub: Hub, conversions: list[tuple[Path, str]]) -> None:
+    """A disk that loses its content says nothing about it."""
+    copy = converted_copy(get_variant("2-s0"))
+    times = weights_of(copy).stat()
+    zero(copy)
+    os.utime(weights_of(copy), ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert find_damage(copy) == []
+    with pytest.warns(UserWarning, match="does not hold what was written"):
+        assert mk.MobileClipModel.from_pretrained("2-s0").form == "inference"
+
+
+def test_an_error_of_another_kind_does_not_make_a_copy_again(hub: Hub, conversions: list[tuple[Path, str]]) -> None:
+    mk.MobileClipModel.from_pretrained("2-s0")
+    with pytest.raises(MobileClipError, match="holds the form 'inference', not 'train'"):
+        mk.MobileClipModel.from_pretrained("2-s0", form="train")
+    assert len(conversions) == 1
+
+
+def test_damage_that_cannot_be_mended_is_named_and_nothing_is_lost(
+    hub: Hub, conversions: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = converted_copy(get_variant("2-s0"))
+    truncate(copy)
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    for _ in range(2):
+        with pytest.raises(DamagedCopyError) as error:
+            mk.MobileClipModel.from_pretrained("2-s0", local_files_only=True)
+        assert "model.weights.h5 has" in str(error.value) and "not in the local cache" in str(error.value)
+        assert str(error.value).endswith(f"Delete {copy}, and it is made when it is asked for.")
+    assert visible(copy.parent) == [copy.name] and weights_of(copy).exists()
+
+
+def test_a_damaged_download_is_downloaded_again(
+    hub: Hub, conversions: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download_file(REPO, FILE)
+    (blob,) = {path.resolve() for path in Path(constants.HF_HUB_CACHE).rglob(FILE)}
+    blob.write_bytes(bytes(blob.stat().st_size))
+    with pytest.raises(DamagedCopyError, match=rf"{blob} is damaged, and was not downloaded again: .* Delete it\."):
+        converted_copy(get_variant("2-s0"), local_files_only=True)
+    converted_copy(get_variant("2-s0"))
+    assert len(conversions) == 1 and hub.count("GET", "/lfs/") == 2
+
+
+def test_a_copy_that_was_moved_or_annotated_is_whole(hub: Hub, conversions: list[tuple[Path, str]]) -> None:
+    copy = converted_copy(get_variant("2-s0"))
+    moved = Path(shutil.copytree(copy, copy.parent / "moved", copy_function=shutil.copyfile))
+    assert find_damage(moved) == []
+    (copy / "README.md").write_text("my notes")
+    (copy / "mine").mkdir()
+    converted_copy(get_variant("2-s0"))
+    assert len(conversions) == 1
+
+
+def test_a_copy_of_an_older_version(hub: Hub, conversions: list[tuple[Path, str]], tmp_path: Path) -> None:
+    old = Path(shutil.copytree(Path(__file__).parent / "saved_by_0_1_0", tmp_path / "old"))
+    assert find_damage(old, thorough=True) == []
+    zero_one_page(old)
+    assert find_damage(old) == ["model.weights.h5 does not hold what was written"]
+    (old / "conversion.json").unlink()
+    assert find_damage(old) == [] and find_damage(old, thorough=True) == ["nothing tells whether its files are whole"]
+    (old / "config.json").write_text("{}")
+    (old / "train" / "config.json").unlink()
+    assert find_damage(old) == ["config.json is missing or damaged"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
+def test_one_of_two_processes_is_killed_in_the_middle_of_the_download(
+    hub: Hub, conversions: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault("GET", "/lfs/", cut_after=100_000, times=math.inf)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        import huggingface_hub
+
+        def die(_: float) -> None:  # a client waits before it asks for the rest
+            os.write(writer, b"x")
+            select.select([], [], [], 0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            huggingface_hub.close_session()
+            monkeypatch.setattr("time.sleep", die)
+            converted_copy(get_variant("2-s0"))
+        finally:
+            os._exit(1)
+    assert os.read(reader, 1) == b"x"
+    assert list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete")), "it was in the middle"
+    hub.faults.clear()
+    assert mk.MobileClipModel.from_pretrained("2-s0").form == "inference"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    copy = cache_folder() / "mobileclip2_s0-keras"
+    assert len(conversions) == 1 and find_damage(copy, thorough=True) == [] and visible(copy.parent) == [copy.name]
+    for end in (reader, writer):
+        os.close(end)
 
 
 def visible(folder: Path) -> list[str]:

@@ -1,9 +1,11 @@
 """Getting files from the Hugging Face Hub."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from .hub_errors import bare_id, hub_endpoint, is_offline, plain_errors
+from .own_files import sha256
 
 
 def download_file(
@@ -14,6 +16,7 @@ def download_file(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    again: bool = False,
 ) -> Path:
     """One file of a repository, downloaded if the cache does not hold it.
 
@@ -26,6 +29,7 @@ def download_file(
         token: for the Hub; None for HF_TOKEN or the login of the Hub's client.
         cache_dir: None for the Hub client's own cache.
         local_files_only: whether to use the cache alone.
+        again: whether to download it also where the cache holds it.
 
     Raises:
         HubError: saying what the Hub, the way to it or the disk lacks.
@@ -40,9 +44,20 @@ def download_file(
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only or is_offline(),
+            force_download=again,
             endpoint=hub_endpoint(),
         )
     return Path(path)
+
+
+def is_damaged(downloaded: Path) -> bool:
+    """Whether a file in the cache is not what was downloaded.
+
+    The Hub's client names a large file after its SHA-256, and leads to it by a link. Of a file with another name,
+    nothing is known.
+    """
+    named = downloaded.resolve()
+    return re.fullmatch("[0-9a-f]{64}", named.name) is not None and sha256(named) != named.name
 
 
 def download_files(

@@ -33,14 +33,18 @@ def load_pretrained(
     """Does the work of `MobileClipModel.from_pretrained`, which describes the arguments and the errors."""
     check_towers(towers)
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    wanted: dict[str, Any] = {"form": form, "dtype": dtype, "towers": towers}
     match resolve_name(name, revision):
         case Path() as folder:
-            pass
+            return load_folder(folder, **wanted)
         case Variant() as variant:
-            folder = converted_folder(variant, **access)
+            try:
+                return load_folder(converted_folder(variant, **access), **wanted)
+            except FolderError:
+                # It may be damaged in a way that sizes and times do not show; then it is made again.
+                return load_folder(converted_folder(variant, thorough=True, **access), **wanted)
         case repo:
-            folder = _download(repo, form, revision=revision, **access)
-    return load_folder(folder, form=form, dtype=dtype, towers=towers)
+            return load_folder(_download(repo, form, revision=revision, **access), **wanted)
 
 
 def _download(repo: str, form: str | None, **access: Any) -> Path:
