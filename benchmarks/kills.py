@@ -176,6 +176,7 @@ def _cannot(one: Path, other: Path) -> bool:
 
 
 def main(
+    kinds: Annotated[list[str] | None, typer.Argument(help="save_pretrained, convert, to-torch, embed.")] = None,
     moments: Annotated[int, typer.Option(min=1, help="Kills of each kind of writer.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     two_renames: Annotated[bool, typer.Option(help="As on a disk that cannot exchange two folders.")] = False,
@@ -190,6 +191,8 @@ def main(
     table, kept = Table(), {}
     with tempfile.TemporaryDirectory() as scratch:
         for kind, (name, write) in writers(Path(scratch)).items():
+            if kinds and kind not in kinds:
+                continue
             place = Path(scratch) / kind / name
             place.parent.mkdir()
             kept[f"{kind}, two renames" if two_renames else kind] = counts = measure(place, write, moments, seed)

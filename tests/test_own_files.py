@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 
 import mobileclip_keras as mk
-from mobileclip_keras.converters.conversion import verifying
-from mobileclip_keras.converters.conversion.progress import silent
 from mobileclip_keras.keras_models.errors import MobileClipError
 from mobileclip_keras.keras_models.store import atomic
 from mobileclip_keras.keras_models.store.atomic import folder_placed_whole, written_whole
@@ -288,6 +286,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
 # --- save_pretrained ---
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("add", [repository, changed_in_the_same_size])
 def test_saving_over_a_model_keeps_what_is_not_its_own(
     model: mk.MobileClipModel, tmp_path: Path, add: Callable[[Path], None]
@@ -364,6 +363,9 @@ def test_a_changed_file_is_not_written_anew(converted: Path) -> None:
 
 
 def test_verifying_a_folder_leaves_it_ours(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobileclip_keras.converters.conversion import verifying
+    from mobileclip_keras.converters.conversion.progress import silent
+
     record = {"dtype": "float32", "variant": "mobileclip2_s0", "computes_like": "training"}
     write_texts(converted, {"conversion.json": json.dumps(record)})
     work: list[str] = []
