@@ -44,6 +44,7 @@ from mobileclip_keras.converters.conversion.to_torch import to_torch
 from mobileclip_keras.keras_models.errors import MobileClipError
 from mobileclip_keras.keras_models.store import atomic
 from mobileclip_keras.keras_models.store.own_files import foreign_files, sha256
+from mobileclip_keras.keras_models.store.staging import recover
 from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
 from mobileclip_keras.verify import synthetic
 
@@ -147,15 +148,15 @@ def measure(place: Path, write: Write, moments: int, seed: int) -> dict[str, Any
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         counts["left beside"] += len(os.listdir(place.parent)) > 1
-        is_refused = moment % 4 < 2 and os.path.lexists(place)
+        if before is not None and not os.path.lexists(place):
+            recover(place.parent)  # between two renames there is no target, until the next run begins
         try:
-            after = state(place) if atomic.exchange is not _cannot else before
+            after = state(place)
         except ValueError:
             after = "damaged"
+        is_refused = moment % 4 < 2 and os.path.lexists(place)
         with forked(lambda content=content, force=not is_refused: _next(write, place, content, force)):
             pass
-        if is_refused and atomic.exchange is _cannot:
-            after = state(place)
         name = "lost" if after not in (before, contents[content]) else "old" if after == before else "new"
         counts[name] += 1
         counts["first"] += before is None
@@ -171,10 +172,6 @@ def _next(write: Write, place: Path, content: int, force: bool) -> None:
         write(place, content, force)
 
 
-def _cannot(one: Path, other: Path) -> bool:
-    return False
-
-
 def main(
     kinds: Annotated[list[str] | None, typer.Argument(help="save_pretrained, convert, to-torch, embed.")] = None,
     moments: Annotated[int, typer.Option(min=1, help="Kills of each kind of writer.")] = 50,
@@ -187,7 +184,7 @@ def main(
 
     torch.set_num_threads(1)
     if two_renames:
-        atomic.exchange = _cannot
+        atomic.exchange = lambda one, other: False
     table, kept = Table(), {}
     with tempfile.TemporaryDirectory() as scratch:
         for kind, (name, write) in writers(Path(scratch)).items():

@@ -24,6 +24,7 @@ from mobileclip_keras.keras_models.store import atomic, staging
 from mobileclip_keras.keras_models.store.atomic import written_whole
 from mobileclip_keras.keras_models.store.exchange import exchange
 from mobileclip_keras.keras_models.store.output_errors import OutputError
+from mobileclip_keras.keras_models.store.own_files import foreign_files
 from mobileclip_keras.keras_models.store.staging import PREFIX, recover, staged
 
 from .killed_writers import KINDS, NAMES, WITHOUT_EXCHANGE, folder_state, write_folder
@@ -101,6 +102,35 @@ def test_what_a_container_of_this_machine_left_is_cleared_up(tmp_path: Path) -> 
     if not boot:
         pytest.skip("a system that does not tell when it was started")
     abandoned(tmp_path, host="0f3c5d", boot=boot)
+    recover(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_library_left_in_a_place_is_cleared_up(tmp_path: Path) -> None:
+    """safetensors writes a file of another name first."""
+    place = abandoned(tmp_path, **staging._this_machine())
+    (place / ".tmpAbC").write_text("half")
+    (place / "cache").mkdir()
+    (place / "cache" / "x").write_text("half")
+    recover(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_removed_waits_for_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that tells what it is."""
+    write_folder(tmp_path / "target", "old")
+    place = abandoned(tmp_path, **staging._this_machine())
+    shutil.rmtree(place / "new")
+    (tmp_path / "target").rename(place / "new")
+    (place / "placing").touch()
+
+    def fail(_: Path) -> list[str]:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "remove_own", fail)
+        recover(tmp_path)
+    assert set(os.listdir(place)) == {"owner.json", "placing", "new"} and foreign_files(place / "new") == []
     recover(tmp_path)
     assert os.listdir(tmp_path) == []
 

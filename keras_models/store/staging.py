@@ -191,11 +191,15 @@ def _settle(place: Staging) -> None:
                 stacklevel=2,
             )
             return
-    for path in (place.placing, place.usual, place.folder / _OWNER):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-    with suppress(OSError):  # there is none, or something else lies in it
-        place.folder.rmdir()
+        # Some libraries write a file of another name first. `placing` stays for as long as what it is about.
+        for path in place.folder.iterdir():
+            if path not in (place.old, place.new, place.placing, place.folder / _OWNER):
+                _remove(path, is_whole=False)
+    with suppress(OSError):  # there is none, or something is left in it
+        if not any(os.path.lexists(path) for path in (place.old, place.new)):
+            place.placing.unlink(missing_ok=True)
+            (place.folder / _OWNER).unlink(missing_ok=True)
+            place.folder.rmdir()
 
 
 def _remove(path: Path, is_whole: bool) -> list[str]:
