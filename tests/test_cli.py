@@ -176,7 +176,7 @@ def test_inspect_a_sharded_checkpoint(tmp_path: Path) -> None:
     weight_map = {name: file for file, part in parts.items() for name in part}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     facts = json.loads(run("inspect", tmp_path, "--json"))
-    assert facts["tensors"] == len(names) and facts["notes"] == ["sharded over 2 files"]
+    assert facts["tensors"] == len(names) and "sharded over 2 files" in facts["notes"]
     assert facts["bytes"] == sum((tmp_path / file).stat().st_size for file in parts)
 
 
@@ -188,7 +188,9 @@ def test_to_torch(tmp_path: Path, folder: Path) -> None:
     )
     run("to-torch", folder, "--layout", "timm", "--out", tmp_path / "a.safetensors", "--force")
     assert "'tf' is no layout" in run("to-torch", folder, "--layout", "tf", "--out", tmp_path / "b.pt", status=1)
-    assert "has no text tower" in run("to-torch", folder, "--layout", "apple", "--out", tmp_path / "b.pt", status=1)
+    assert "this layout has no tensor for it" in run(
+        "to-torch", folder, "--layout", "apple", "--out", tmp_path / "b.pt", status=1
+    )
     assert "holds no converted model" in run("to-torch", tmp_path, "--out", tmp_path / "b.pt", status=1)
     assert left_in(tmp_path) == {"a.safetensors"}
 
@@ -272,7 +274,7 @@ def test_what_nobody_foresaw_reads_as_a_message(
 
 
 def test_developers_can_ask_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "inspect_checkpoint", lambda _: 1 / 0)
+    monkeypatch.setattr(inspection, "inspect_checkpoint", lambda *_: 1 / 0)
     monkeypatch.setenv("MOBILECLIP_KERAS_TRACEBACK", "1")
     assert isinstance(RUNNER.invoke(cli.app, ["inspect", "a.pt"]).exception, ZeroDivisionError)
 
