@@ -38,8 +38,11 @@ NEED_TORCH = (
     "test_checkpoint.py",
     "test_cli.py",
     "test_convert.py",
+    "test_one_tower.py",
     "test_preprocessing.py",
     "test_to_torch.py",
+    "test_torchscript.py",
+    "test_training_checkpoints.py",
 )
 collect_ignore = [] if all(map(find_spec, ("torch", "torchvision", "timm", "open_clip"))) else list(NEED_TORCH)
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint, checkpoint_of
 from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
+from mobileclip_keras.converters.checkpoints.tensor_file import TensorFile
 from mobileclip_keras.verify import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +21,9 @@ SMALL_CLIP = CheckpointFormat("mci0", "transformer_512", "open_clip", "train")
 TIMM = CheckpointFormat("mci0", None, "timm", "train")
 
 Arrays = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+
+PATH = Path("weights.pt")
 
 
 @lru_cache(maxsize=2)
@@ -93,3 +99,22 @@ def python(code: str, missing: tuple[str, ...] = (), **options) -> subprocess.Co
 def left_in(folder: Path) -> set[str]:
     """Names of what lies in a folder, hidden files too."""
     return {path.name for path in folder.iterdir()}
+
+
+def place(
+    shapes: Shapes, values: Mapping[str, np.ndarray] | None = None, name: str = "", **numbers: float
+) -> TensorFile:
+    """A place of a file: tensors of these shapes, and some with values of their own."""
+    values = values or {}
+    counts = {n: "int64" if n.endswith("num_batches_tracked") else "float32" for n in shapes}
+    return TensorFile(
+        {**shapes, **{n: v.shape for n, v in values.items()}},
+        {**counts, **{n: str(v.dtype) for n, v in values.items()}},
+        lambda n: values[n] if n in values else np.zeros(shapes[n], counts[n]),
+        place=name,
+        numbers=numbers,
+    )
+
+
+def opened(*places: TensorFile, weights: str | None = None, ignore_extra: bool = False) -> Checkpoint:
+    return checkpoint_of(PATH, (), list(places), weights, ignore_extra)

@@ -20,10 +20,9 @@ from mobileclip_keras.keras_models.training.losses import sigmoid_loss
 from mobileclip_keras.verify.compare import Features, check_exact
 from mobileclip_keras.weight_maps.table import LOGIT_BIAS, LOGIT_SCALE, NONE
 
-from .converter_support import SMALL_CLIP, arrays, assert_same_bits, read_all, write
+from .converter_support import SMALL_CLIP, arrays, assert_same_bits, opened, place, read_all, write
 from .small import EMBED_DIM, image_rows, randomise, text_rows
-from .support import TOKENS, checkpoint, images
-from .test_training_checkpoints import opened, place
+from .support import TOKENS, call, checkpoint, images
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 ROWS = (LOGIT_SCALE, LOGIT_BIAS, *image_rows("small_mci", "apple"), *text_rows("small_mct", "apple"))
@@ -53,7 +52,7 @@ def test_it_starts_as_siglips_and_others_have_none() -> None:
 def test_in_the_outputs_and_the_loss() -> None:
     model = small()
     inputs = {"image": images(64), "text": TOKENS}
-    outputs = model(inputs)
+    outputs = call(model, inputs)
     assert value(outputs["logit_bias"]) == -3 and value(model.predict(inputs, verbose=0)["logit_bias"]) == -3
     image, text = (keras.ops.convert_to_numpy(outputs[f"{name}_features"]) for name in ("image", "text"))
     logits = value(outputs["logit_scale"]) * image.astype(np.float64) @ text.T - 3

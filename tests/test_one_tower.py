@@ -21,8 +21,7 @@ from mobileclip_keras.converters.conversion.verifying import verify_folder
 from mobileclip_keras.converters.hub.model_card import validate_card
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.store.folder import FolderError
-from tests.converter_support import arrays, assert_same_bits, left_in, read_all, write
-from tests.test_training_checkpoints import place
+from tests.converter_support import arrays, assert_same_bits, left_in, place, read_all, write
 
 MCT = CheckpointFormat(None, "mct", "apple", "train")
 APPLE_IMAGE = CheckpointFormat("mci0", None, "apple", "train")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
+from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
 from mobileclip_keras.converters.checkpoints.identify import (
     CheckpointFormat,
     UnknownCheckpointError,
@@ -19,7 +18,7 @@ from mobileclip_keras.converters.checkpoints.identify import (
     choose_variant,
     identify,
 )
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError, TensorFile
+from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
 from mobileclip_keras.converters.checkpoints.values import value_problems
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.conversion.convert import convert
@@ -29,31 +28,23 @@ from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.keras_models.store.load import load_folder
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.weight_maps.audit import report
-from tests.converter_support import S0, SMALL_CLIP, TIMM, arrays, as_torch, assert_same_bits, read_all, write
+from tests.converter_support import (
+    PATH,
+    S0,
+    SMALL_CLIP,
+    TIMM,
+    Shapes,
+    arrays,
+    as_torch,
+    assert_same_bits,
+    opened,
+    place,
+    read_all,
+    write,
+)
 
-PATH = Path("weights.pt")
 B = CheckpointFormat("vit_b16", "transformer_512", "apple", "train")
-Shapes = Mapping[str, tuple[int, ...]]
 MASK = np.triu(np.full((77, 77), -np.inf, np.float32), 1)
-
-
-def place(
-    shapes: Shapes, values: Mapping[str, np.ndarray] | None = None, name: str = "", **numbers: float
-) -> TensorFile:
-    """A place of a file: tensors of these shapes, and some with values of their own."""
-    values = values or {}
-    counts = {n: "int64" if n.endswith("num_batches_tracked") else "float32" for n in shapes}
-    return TensorFile(
-        {**shapes, **{n: v.shape for n, v in values.items()}},
-        {**counts, **{n: str(v.dtype) for n, v in values.items()}},
-        lambda n: values[n] if n in values else np.zeros(shapes[n], counts[n]),
-        place=name,
-        numbers=numbers,
-    )
-
-
-def opened(*places: TensorFile, weights: str | None = None, ignore_extra: bool = False) -> Checkpoint:
-    return checkpoint_of(PATH, (), list(places), weights, ignore_extra)
 
 
 def renamed(shapes: Shapes, change: Any) -> Shapes:
