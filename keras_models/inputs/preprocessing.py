@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import MobileClipError
 from ..registry import Variant, get_variant
+from ..store.json_fields import Check, fields, flag, listed, number, problems, whole
+from ..store.json_file import read_json
 from ..store.resolve import FromPretrained
 from ..store.rewriting import write_texts
 from .geometry import centre_offset, resized_size
@@ -28,6 +30,20 @@ CONFIG_FILE = "preprocessor_config.json"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}
 STEPS = ("do_resize", "do_center_crop", "do_convert_rgb", "do_rescale", "do_normalize")
 
+LARGEST_IMAGE = 4096
+"""Pixels a side: 200 MB as float32."""
+LARGEST_MEAN, SMALLEST_STD, LARGEST_STD = 1e3, 1e-3, 1e3
+
+_SIZE = whole(1, LARGEST_IMAGE)
+_FIELDS: dict[str, Check] = {
+    "size": fields({"shortest_edge": _SIZE}),
+    "crop_size": fields({"height": _SIZE, "width": _SIZE}),
+    "resample": whole(0, 5),
+    "image_mean": listed(number(-LARGEST_MEAN, LARGEST_MEAN), most=3, least=3),
+    "image_std": listed(number(SMALLEST_STD, LARGEST_STD), most=3, least=3),
+}
+_OPTIONAL: dict[str, Check] = {**dict.fromkeys(STEPS, flag), "rescale_factor": number(0.999 / 255, 1.001 / 255)}
+
 
 class ImagePreprocessor(FromPretrained):
     """Resizes the shortest side, crops the centre, and normalises.
@@ -42,9 +58,9 @@ class ImagePreprocessor(FromPretrained):
     Of an animation, only the first frame is read.
 
     Args:
-        image_size: height and width of the result, in pixels.
+        image_size: height and width of the result, in pixels, at most 4096.
         mean: of red, green and blue, subtracted from values in [0, 1].
-        std: of red, green and blue; the result is divided by it.
+        std: of red, green and blue, from 0.001 to 1000; the result is divided by it.
         interpolation: "bilinear" or "bicubic".
 
     Example:
@@ -61,15 +77,15 @@ class ImagePreprocessor(FromPretrained):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         interpolation: str = "bilinear",
     ) -> None:
-        if not isinstance(image_size, int) or image_size < 1:
-            raise ValueError(f"image_size must be a positive integer, not {image_size!r}.")
+        if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= LARGEST_IMAGE:
+            raise ValueError(f"image_size must be a positive integer, at most {LARGEST_IMAGE}, not {image_size!r}.")
         if interpolation not in RESAMPLE:
             raise ValueError(f'interpolation must be "bilinear" or "bicubic", not {interpolation!r}.')
         self.image_size = image_size
         self.mean = _three("mean", mean)
         self.std = _three("std", std)
-        if 0 in self.std:
-            raise ValueError(f"std must not hold 0, but is {self.std}.")
+        if not all(SMALLEST_STD <= value <= LARGEST_STD for value in self.std):
+            raise ValueError(f"std must lie between {SMALLEST_STD} and {LARGEST_STD:g}, but is {self.std}.")
         self.interpolation = interpolation
 
     @classmethod
@@ -88,33 +104,18 @@ class ImagePreprocessor(FromPretrained):
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:
         path = folder / CONFIG_FILE
-        if not path.is_file():
-            raise MobileClipError(f"No preprocessing in {folder}: it holds no {CONFIG_FILE}.")
         try:
-            return cls._from_config(json.loads(path.read_text(encoding="utf-8")))
-        except KeyError as error:
-            raise MobileClipError(f"{path} does not say {error}.") from error
-        except (ValueError, TypeError) as error:
-            raise MobileClipError(f"{path} cannot be followed: {error}") from error
-
-    @classmethod
-    def _from_config(cls, config: Any) -> Self:
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object.")
-        left_out = [step for step in STEPS if not config.get(step, True)]
-        if left_out:
-            raise ValueError(f"it sets {' and '.join(left_out)} to false.")
-        size, crop = config["size"], config["crop_size"]
-        edge = size.get("shortest_edge") if isinstance(size, dict) else None
-        if edge is None or crop != {"height": edge, "width": edge}:
-            raise ValueError(
-                'size must be {"shortest_edge": n} and crop_size {"height": n, "width": n}, '
-                f"but they are {size} and {crop}."
-            )
+            config = read_json(path, folder=folder)
+        except FileNotFoundError as error:
+            raise MobileClipError(f"No preprocessing in {folder}: it holds no {CONFIG_FILE}.") from error
+        except OSError as error:
+            raise MobileClipError(f"{path} cannot be read: {error.strerror or error}.") from error
+        wrong = problems(config, fields(_FIELDS, _OPTIONAL)) or _not_followed(config)
+        if wrong:
+            raise MobileClipError(f"{path} cannot be followed: {'; '.join(wrong)}.")
         names = {number: name for name, number in RESAMPLE.items()}
-        if config["resample"] not in names:
-            raise ValueError(f"resample must be 2 (bilinear) or 3 (bicubic), not {config['resample']!r}.")
-        return cls(edge, config["image_mean"], config["image_std"], names[config["resample"]])
+        mean, std = config["image_mean"], config["image_std"]
+        return cls(config["size"]["shortest_edge"], mean, std, names[config["resample"]])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `preprocessor_config.json`, with the fields of Hugging Face's CLIPImageProcessor."""
@@ -179,6 +180,17 @@ class ImagePreprocessor(FromPretrained):
 
     def __repr__(self) -> str:
         return f"ImagePreprocessor({self.image_size}, {self.mean}, {self.std}, {self.interpolation!r})"
+
+
+def _not_followed(config: dict[str, Any]) -> list[str]:
+    """What a record asks for that is not done here."""
+    wrong = [f"it sets {step} to false" for step in STEPS if not config.get(step, True)]
+    edge, crop = config["size"]["shortest_edge"], config["crop_size"]
+    if (crop["height"], crop["width"]) != (edge, edge):
+        wrong.append(f"size must be the edge of crop_size, but is {edge} where that is {crop}")
+    if config["resample"] not in RESAMPLE.values():
+        wrong.append(f"resample must be 2 (bilinear) or 3 (bicubic), not {config['resample']}")
+    return wrong
 
 
 def _listed(images: Any) -> list[Any]:

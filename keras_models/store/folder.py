@@ -1,11 +1,16 @@
 """Which forms a converted folder holds, and where."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import MobileClipError
 from .file_names import CONFIG, TRAIN_FOLDER
+from .json_fields import problems
+from .json_file import Limits, read_json
+from .model_config import CONFIG_FIELDS
+
+# The config of another image backbone describes each of its layers.
+CONFIG_LIMITS = Limits(size=16 << 20, depth=48, items=1_000_000)
 
 
 class FolderError(MobileClipError):
@@ -20,8 +25,8 @@ def form_folders(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for place in (folder, folder / TRAIN_FOLDER):
-        if (place / CONFIG).is_file():
-            found.setdefault(_form(read_config(place)), place)
+        if (place / CONFIG).exists():
+            found.setdefault(_form(read_config(place, folder)), place)
     if not found:
         raise FolderError(f"{folder} holds no converted model: it has no {CONFIG}.")
     return found
@@ -42,22 +47,34 @@ def place_of(folder: Path, form: str | None) -> Path:
     raise FolderError(f"{folder} holds the form {held}, not {form!r}. Convert again with --form both.")
 
 
-def read_config(place: Path) -> dict[str, Any]:
+def read_config(place: Path, folder: Path | None = None) -> dict[str, Any]:
     """Keras' description of the model in one place of a folder.
+
+    Args:
+        place: the folder itself or its train form's.
+        folder: that was named; None for `place`. Links out of it are not followed.
 
     Raises:
         FolderError: where it is missing, damaged or of something else.
     """
+    path = place / CONFIG
     try:
-        config = json.loads((place / CONFIG).read_text())
-        _form(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{place / CONFIG} does not describe a MobileClipModel.") from error
+        config = read_json(path, CONFIG_LIMITS, folder or place)
+    except OSError as error:
+        raise FolderError(f"{path} does not describe a MobileClipModel: {error.strerror or error}.") from error
+    except MobileClipError as error:
+        raise FolderError(f"{path} does not describe a MobileClipModel: {error}") from error
+    wrong = problems(config, CONFIG_FIELDS)
+    if not wrong and not _towers(config):
+        wrong = ["it has neither an image nor a text tower"]
+    if wrong:
+        raise FolderError(f"{path} does not describe a MobileClipModel: {'; '.join(wrong)}.")
     return config
 
 
+def _towers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return [tower for name in ("image_encoder", "text_encoder") if (tower := config["config"][name])]
+
+
 def _form(config: dict[str, Any]) -> str:
-    if config["class_name"] != "MobileClipModel":
-        raise ValueError(config["class_name"])
-    parts = config["config"]
-    return (parts["image_encoder"] or parts["text_encoder"])["config"]["form"]
+    return _towers(config)[0]["config"]["form"]

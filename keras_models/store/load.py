@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from ..errors import MobileClipError
 from ..kernels.memory import no_collection
 from ..layers.initializers import to_be_overwritten
 from ..registry import Variant
@@ -77,16 +78,16 @@ def load_folder(
         ValueError: for unknown `towers`.
     """
     check_towers(towers)
-    place = place_of(Path(folder), form)
-    model = _load(place, dtype, towers)
+    folder = Path(folder)
+    model = _load(place_of(folder, form), folder, dtype, towers)
     return model if form in (None, model.form) else model.reparameterize(form)
 
 
-def _load(place: Path, dtype: str | None, towers: str | None) -> "MobileClipModel":
+def _load(place: Path, folder: Path, dtype: str | None, towers: str | None) -> "MobileClipModel":
     weights = place / WEIGHTS
-    if not weights.is_file():
+    if not weights.exists():
         raise FolderError(f"{place} has no {WEIGHTS}.")
-    config = read_config(place)
+    config = read_config(place, folder)
     try:
         keep_towers(config["config"], towers)
     except LookupError as error:
@@ -101,7 +102,11 @@ def _load(place: Path, dtype: str | None, towers: str | None) -> "MobileClipMode
             with to_be_overwritten():
                 # Keras finds the class by its registered name, so this file need not import it.
                 model = keras.saving.deserialize_keras_object(config)
-            load_weights(model, weights)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            load_weights(model, weights, folder)
+    except MobileClipError as error:
+        raise FolderError(f"{place} cannot be loaded: {error}") from error
+    except MemoryError as error:
+        raise FolderError(f"{place} needs more memory than there is.") from error
+    except Exception as error:  # Keras and h5py raise nearly every kind on damaged files
         raise FolderError(f"{place} cannot be loaded, it may be damaged: {error}") from error
     return model

@@ -25,6 +25,7 @@ from .. import kernels
 from ..kernels import memory
 from ..layers.paths import layers_by_path
 from .file_names import CONFIG, METADATA, WEIGHTS
+from .hdf5_file import WeightsFileError, check_dataset, check_everything, check_finite, child, open_hdf5
 from .variables import logit_variables, variables_by_name
 
 VARIABLES = b"vars"
@@ -100,36 +101,49 @@ def _check_room(model: keras.Model, folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def load_weights(model: keras.Model, path: Path) -> None:
+def load_weights(model: keras.Model, path: Path, folder: Path | None = None) -> None:
     """Assigns the weights in a file to a MobileClipModel, as `model.load_weights(path)` does.
 
     Keras finds a layer's weights by looking into every attribute of every layer above it. But it also writes
     each layer's name beside its weights, and names are enough for every tower of this package: only what the
     model has is looked for, and read. Models with other layers, where the names do not lead to exactly one
-    array for each variable, are left to Keras.
+    array for each variable, are left to Keras, once the whole file was checked.
+
+    Args:
+        model: that gets the weights.
+        path: of the file.
+        folder: that the file must lie in, as for `foreign_files.check_regular`.
 
     Raises:
-        OSError, ValueError, KeyError: where the file is damaged, or of another model.
+        MobileClipError: where the file holds anything but finite numbers in the file itself.
+        OSError, ValueError, KeyError, RuntimeError: where the file is damaged, or of another model.
     """
     layers: dict[str, list[keras.Variable]] = {}
     # `variables_by_name` leaves the logit scale out where a tower is missing.
     named = {**variables_by_name(model), **logit_variables(model)}
     for name, variable in named.items():
         layers.setdefault(name.rpartition("/")[0], []).append(variable)
-    with h5py.File(path) as file:
+    with open_hdf5(path, folder) as file:
         # By h5py's low-level API. The other one takes as long as reading the thousands of arrays.
         found = {
-            name: [h5py.h5d.open(group, b"%d" % index) for index in range(group.get_num_objs())]
-            for name, group in _layers(file.id, "", _above(layers))
+            name: [child(group, b"%d" % index) for index in range(group.get_num_objs())]
+            for name, group in _layers(file.id, "", _above(layers), set())
             if name in layers
         }
         if all(_fits(variables, found.get(name)) for name, variables in layers.items()):
             pairs = [pair for name, held in layers.items() for pair in zip(held, found[name], strict=True)]
+            for _, dataset in pairs:
+                check_dataset(dataset)
             arrays = [(variable, _read(dataset)) for variable, dataset in pairs]
+            for variable, array in arrays:
+                check_finite(array, variable.dtype, variable.path)
             for variable, array in arrays:  # apart: in between reading, each takes TensorFlow four times as long
                 memory.hand_over(variable, array)
             return
+        check_everything(file, max(math.prod(variable.shape) for variable in model.variables))
     model.load_weights(path)
+    for variable in model.variables:
+        check_finite(keras.ops.convert_to_numpy(variable), variable.dtype, variable.path)
 
 
 def _above(layers: Iterable[str]) -> set[str]:
@@ -138,33 +152,50 @@ def _above(layers: Iterable[str]) -> set[str]:
     return {"/".join(names[:count]) for names in parts for count in range(1, len(names) + 1)}
 
 
-def _layers(group: Any, path: str, wanted: set[str]) -> Iterator[tuple[str, Any]]:
+def _layers(group: Any, path: str, wanted: set[str], seen: set[int]) -> Iterator[tuple[str, Any]]:
     """The weights of each layer by the layer's path, below a group that belongs to the layer at `path`."""
+    address = h5py.h5o.get_info(group).addr
+    if address in seen:
+        raise WeightsFileError(f"{path or '/'} holds itself.")
+    seen.add(address)
     if VARIABLES in group:
-        yield path, h5py.h5g.open(group, VARIABLES)
+        yield path, _weights_of(group)
     for key in group:
         if key == VARIABLES:
             continue
-        child = h5py.h5g.open(group, key)
+        below = child(group, key)
+        if not isinstance(below, h5py.h5g.GroupID):
+            continue
         inner = path
-        if VARIABLES in child:  # otherwise it is a list of layers, which has no name
-            name = h5py.Group(h5py.h5g.open(child, VARIABLES)).attrs.get("name", key.decode())
+        if VARIABLES in below:  # otherwise it is a list of layers, which has no name
+            name = h5py.Group(_weights_of(below)).attrs.get("name", key.decode())
             inner = f"{path}/{name}".removeprefix("/")
             if inner not in wanted:
                 continue
-        yield from _layers(child, inner, wanted)
+        yield from _layers(below, inner, wanted, seen)
+
+
+def _weights_of(layer: Any) -> Any:
+    """The group of a layer's weights."""
+    found = child(layer, VARIABLES)
+    if not isinstance(found, h5py.h5g.GroupID):
+        raise WeightsFileError(f"{VARIABLES.decode()} is not a group of weights.")
+    return found
 
 
 def _fits(variables: list[keras.Variable], datasets: list[Any] | None) -> bool:
     """Whether a layer's weights in the file are as many as its variables, in the same shapes."""
     if datasets is None or len(datasets) != len(variables):
         return False
-    return all(dataset.shape == tuple(v.shape) for dataset, v in zip(datasets, variables, strict=True))
+    return all(
+        isinstance(dataset, h5py.h5d.DatasetID) and dataset.shape == tuple(v.shape)
+        for dataset, v in zip(datasets, variables, strict=True)
+    )
 
 
 def _read(dataset: Any) -> np.ndarray:
     """An array of a file; bfloat16, which HDF5 does not know, is marked by Keras."""
-    if h5py.h5a.exists(dataset, b"dtype"):
+    if dataset.dtype.kind == "V":
         return np.array(h5py.Dataset(dataset), dtype=ml_dtypes.bfloat16)
     array = memory.empty(dataset.shape, dataset.dtype.name)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
