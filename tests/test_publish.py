@@ -182,8 +182,8 @@ def test_everything_that_is_wrong_is_listed(hub: Hub, folder: Path) -> None:
         "it was not verified",
         "its LICENSE is not Apple's licence of the weights, word for word",
     ]
-    assert "preprocessor_config.json does not say" in problems[3]
-    assert "tokenizer.json is not a readable tokenizer file" in problems[4]
+    assert "preprocessor_config.json cannot be followed: it does not say" in problems[3]
+    assert "tokenizer.json is not the tokenizer of MobileCLIP models: it does not say" in problems[4]
     assert len(problems) == 5 and hub.requests == []
 
 

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..errors import MobileClipError
 from ..registry import Variant
 from ..store.resolve import FromPretrained
 from ..store.rewriting import write_texts
 from . import clip_bpe
+from .tokenizer_file import CONFIG_FILE, TOKENIZER_FILE, check_tokenizer_file, saved_length
 
 if TYPE_CHECKING:
     import tokenizers
     from numpy.typing import ArrayLike, NDArray
-
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
 
 
 class Tokenizer(FromPretrained):
@@ -52,20 +49,9 @@ class Tokenizer(FromPretrained):
 
     @classmethod
     def _from_folder(cls, folder: Path) -> Self:
-        import tokenizers
-
-        path = folder / TOKENIZER_FILE
-        if not path.is_file():
-            raise MobileClipError(f"No tokenizer in {folder}: it holds no {TOKENIZER_FILE}.")
-        try:
-            pipeline = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for a damaged file
-            raise MobileClipError(f"{path} is not a readable tokenizer file: {error}") from error
-        if not _is_clip(pipeline):
-            raise MobileClipError(f"{path} is not the tokenizer of MobileCLIP models: its vocabulary differs.")
-        tokenizer = cls(_saved_length(folder / CONFIG_FILE))
-        tokenizer._pipeline = pipeline
-        return tokenizer
+        """The package's own tokenizer, once the folder's was compared with it word by word."""
+        check_tokenizer_file(folder)
+        return cls(saved_length(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `tokenizer.json`, as the `tokenizers` library loads it, and `tokenizer_config.json`."""
@@ -157,18 +143,3 @@ def _checked_texts(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"Every text must be a string; number {index} is {type(text).__name__}.")
     return checked
-
-
-def _is_clip(pipeline: "tokenizers.Tokenizer") -> bool:
-    return (
-        pipeline.get_vocab_size() == clip_bpe.VOCABULARY_SIZE
-        and pipeline.token_to_id(clip_bpe.START_TOKEN) == clip_bpe.START_ID
-        and pipeline.token_to_id(clip_bpe.END_TOKEN) == clip_bpe.END_ID
-    )
-
-
-def _saved_length(path: Path) -> int:
-    try:
-        return _checked_length(json.loads(path.read_text(encoding="utf-8"))["model_max_length"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MobileClipError(f"{path} must say the tokenizer's model_max_length: {error!r}") from error
