@@ -261,3 +261,17 @@ def test_the_reader_itself_refuses_too(saved: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
     with pytest.raises(MobileClipError, match="is not a regular file"):
         weights_file.load_weights(model, tmp_path / "pipe.h5")
+
+
+def test_a_backbone_that_is_larger_than_its_weights(saved: Path, tmp_path: Path) -> None:
+    """Nothing is allocated for it: 200 GB would end the process."""
+    folder = Path(shutil.copytree(saved / "other", tmp_path / "folder"))
+    path = folder / "config.json"
+    text = path.read_text()
+    assert '"filters": 4' in text
+    path.write_text(text.replace('"filters": 4', '"filters": 2000000000'))
+    with pytest.raises(MobileClipError, match=r"it describes weights of \d+,\d+,\d+,\d+ bytes"):
+        MobileClipModel.from_pretrained(folder)
+    path.write_text(text.replace('"class_name": "Conv2D"', '"class_name": "Lambda"'))
+    with pytest.raises(MobileClipError, match="cannot be loaded, it may be damaged"):
+        MobileClipModel.from_pretrained(folder)

@@ -81,4 +81,9 @@ def _passed_over(content: Mapping, tensors: dict[str, Any]) -> list[str]:
 
 
 def _some(keys: Iterable[Any]) -> str:
-    return ", ".join(map(str, islice(keys, MOST_NAMED)))
+    return ", ".join(map(_in_words, islice(keys, MOST_NAMED)))
+
+
+def _in_words(key: Any) -> str:
+    """A key of a mapping. Other keys than strings may be of any size."""
+    return key if isinstance(key, str) else f"a key that is a {type(key).__name__}"

@@ -1,12 +1,16 @@
 """Reading safetensors files, which needs no PyTorch."""
 
-import json
 import mmap
 from pathlib import Path
 
 import numpy as np
 
+from ...keras_models.errors import MobileClipError
+from ...keras_models.store.json_file import Limits, parse_json
 from .tensor_file import CheckpointError, TensorFile, first_line
+
+# The largest checkpoint of MobileCLIP has a header of 0.2 MB. Training tools write long notes into it.
+HEADER_LIMITS = Limits(size=16 << 20, depth=8, items=1_000_000, text=16 << 20)
 
 _DTYPES = {
     "F64": "float64",
@@ -27,6 +31,10 @@ def open_safetensors(path: Path) -> TensorFile:
     import ml_dtypes  # noqa: F401 (gives NumPy the type that bfloat16 tensors come as)
     from safetensors import SafetensorError, safe_open
 
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if HEADER_LIMITS.size < length <= path.stat().st_size:
+        raise CheckpointError(f"{path} has a header of {length:,} bytes; {HEADER_LIMITS.size:,} are allowed.")
     try:
         with safe_open(path, framework="numpy"):  # raises for anything wrong in the header
             pass
@@ -35,8 +43,11 @@ def open_safetensors(path: Path) -> TensorFile:
             f"{path} is not a whole safetensors file ({first_line(error)}). Download it again."
         ) from error
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        file.seek(8)
+        try:
+            header = parse_json(file.read(length), f"The header of {path}", HEADER_LIMITS)
+        except MobileClipError as error:
+            raise CheckpointError(str(error)) from error
         # A private mapping: what is written to an array does not reach the file.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     header.pop("__metadata__", None)

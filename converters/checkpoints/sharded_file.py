@@ -1,13 +1,19 @@
 """Reading checkpoints that are divided over several files, beside which an index says which tensor lies where."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ...keras_models.errors import MobileClipError
+from ...keras_models.store.foreign_files import check_regular
+from ...keras_models.store.json_fields import fields, mapping, problems, text
+from ...keras_models.store.json_file import Limits, read_json
 from .tensor_file import CheckpointError, TensorFile
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 MOST_NAMED = 6
+INDEX_LIMITS = Limits(size=16 << 20, depth=8, items=1_000_000)
+MOST_TENSORS, LONGEST_NAME = 100_000, 1000
+_INDEX = fields({"weight_map": mapping(text(255), MOST_TENSORS, LONGEST_NAME)})
 
 
 def open_sharded(index: Path, open_file: Callable[[Path], list[TensorFile]]) -> TensorFile:
@@ -66,18 +72,22 @@ def shards(index: Path) -> list[Path]:
     ]
     if wrong or not names:
         raise CheckpointError(f"{index.name} names {' and '.join(wrong) or 'no shards'}.")
+    for name in names:
+        check_regular(index.parent / name, index.parent)
     return [index.parent / name for name in names]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Which shard holds each tensor."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if all(isinstance(name, str) for name in weight_map.values()):
-            return weight_map
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not the index of a sharded checkpoint.") from error
-    raise CheckpointError(f"{index} is not the index of a sharded checkpoint.")
+        content = read_json(index, INDEX_LIMITS)
+    except MobileClipError as error:
+        raise CheckpointError(f"{index} is not the index of a sharded checkpoint: {error}") from error
+    wrong = problems(content, _INDEX)
+    if wrong:
+        raise CheckpointError(f"{index} is not the index of a sharded checkpoint: {wrong[0]}.")
+    weight_map: dict[str, str] = content["weight_map"]
+    return weight_map
 
 
 def index_in(folder: Path) -> Path:

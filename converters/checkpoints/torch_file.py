@@ -16,6 +16,10 @@ from .stand_ins import load_with_stand_ins, name_of_global
 from .tensor_file import CheckpointError, TensorFile, first_line
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+LARGEST_PICKLE = 8 << 20
+"""Bytes of the part of an archive that is no numbers. With the state of an optimizer it is 1 MB."""
+ROOM = 64 << 20
+"""Bytes that an archive may unpack to beyond its own size. torch.save does not pack."""
 
 
 def open_torch(path: Path) -> list[TensorFile]:
@@ -42,12 +46,15 @@ def open_torch(path: Path) -> list[TensorFile]:
         holds = "no tensors" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}, not named tensors"
         raise CheckpointError(f"{path} holds {holds}.")
     mapped = _mapped(path) if can_map else []
-    return [_tensor_file(place, mapped) for place in places]
+    try:
+        return [_tensor_file(place, mapped) for place in places]
+    except RuntimeError as error:  # of tensors that hold tensors of several shapes
+        raise CheckpointError(f"{path} holds a tensor without a shape ({first_line(error)}).") from error
 
 
 def _tensor_file(place: Place, mapped: list[range]) -> TensorFile:
     tensors = place.tensors
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(map(int, tensor.shape)) for name, tensor in tensors.items()}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     last: Any = None
 
@@ -117,10 +124,15 @@ def _refused(path: Path, code: str) -> CheckpointError:
 def _check_archive(path: Path) -> None:
     """Refuses zip archives of other kinds, for which torch.load's errors are hard to understand."""
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
     if not any(name.endswith("/data.pkl") for name in names):
         holds = names[0] if names else "nothing"
         raise CheckpointError(f"{path} is a zip archive, but not of torch.save (it holds {holds}).")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size + ROOM:
+        raise CheckpointError(f"{path} is packed, and says that it unpacks to far more than its size.")
+    if any(entry.file_size > LARGEST_PICKLE for entry in entries if entry.filename.endswith("/data.pkl")):
+        raise CheckpointError(f"{path} describes its tensors with more than {LARGEST_PICKLE:,} bytes.")
 
 
 def _begins(path: Path) -> bytes:

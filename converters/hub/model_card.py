@@ -42,18 +42,18 @@ class CardError(MobileClipError, ValueError):
 class Check:
     """One row of the verification: how far one form on one backend is from PyTorch.
 
-    Errors are those of the logits, against PyTorch's float64 run.
+    Errors are those of the logits, against PyTorch's float64 run. A number that is not finite is None.
     """
 
     form: str
     """"train" or "inference"."""
     backend: str
     """What Keras ran on: "tensorflow", "jax" or "torch"."""
-    float64_difference: float
+    float64_difference: float | None
     """Largest difference of the unnormalised features in float64, relative to the largest of them."""
-    rms_ratio: float
+    rms_ratio: float | None
     """Root mean square of Keras's float32 error, over that of PyTorch's."""
-    max_ratio: float
+    max_ratio: float | None
     """Largest of Keras's float32 errors, over the largest of PyTorch's."""
     same_top1: bool
     """Whether every image and every text got the same best match."""
@@ -271,9 +271,8 @@ def _verification(info: CardInfo) -> str:
             check.form,
             check.backend,
             f"`{check.program}`",
-            f"{check.float64_difference:.1e}",
-            f"{check.rms_ratio:.2f} ×",
-            f"{check.max_ratio:.2f} ×",
+            "too large" if check.float64_difference is None else f"{check.float64_difference:.1e}",
+            *("too large" if x is None else f"{x:.2f} ×" for x in (check.rms_ratio, check.max_ratio)),
             "yes" if check.same_top1 else "**no**",
         )
         for check in info.checks

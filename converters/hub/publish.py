@@ -14,6 +14,7 @@ from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
 from ...keras_models.store.folder import form_folders
+from ...keras_models.store.foreign_files import check_regular
 from ...keras_models.store.hub_errors import HubError
 from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, validate_card
 from .records import VERIFICATION_FILE, read_record, weight_hashes, write_card
@@ -123,8 +124,11 @@ def find_problems(folder: Path) -> list[str]:
         return ["it holds the image tower alone, and what is published is to classify by texts"]
     conversion, verification = read_record(folder, CONVERSION_FILE), read_record(folder, VERIFICATION_FILE)
     needed = _needed(folder)
-    missing = [path for path in needed if not (folder / path).is_file()]
+    missing = [path for path in needed if not (folder / path).exists()]
     problems = [f"it has no {path}" for path in missing]
+    for path in needed:
+        if path not in missing:
+            check_regular(folder / path, folder)
     if verification.get("passed") is True:
         problems += _unverified_forms(verification, tuple(forms))
     else:
@@ -186,20 +190,26 @@ def _unreadable(folder: Path, missing: list[str]) -> list[str]:
 
 @contextmanager
 def _staged(folder: Path, repo: str) -> Iterator[Path]:
-    """A folder of the files to publish: links to those of `folder`, and a model card for this repository."""
+    """The files to publish: those of `folder`, its weights as links, and a model card for this repository."""
     with tempfile.TemporaryDirectory() as beside:
         staged = Path(beside) / folder.resolve().name
         (staged / TRAIN_FOLDER).mkdir(parents=True)
         for path in _needed(folder):
             source = (folder / path).resolve()
-            try:
-                (staged / path).symlink_to(source)
-            except OSError:  # a system without links
+            # What is read again lies in the folder itself. The weights are large.
+            if not (path.endswith(WEIGHTS) and _is_linked(staged / path, source)):
                 shutil.copyfile(source, staged / path)
-        # write_card writes the licence, too. Through the link, it would write into the folder itself.
-        (staged / LICENSE_FILE).unlink()
         write_card(staged, repo)
         yield staged
+
+
+def _is_linked(link: Path, target: Path) -> bool:
+    """Makes a link, and says whether the system has links."""
+    try:
+        link.symlink_to(target)
+    except OSError:
+        return False
+    return True
 
 
 def _left_out(folder: Path) -> tuple[str, ...]:

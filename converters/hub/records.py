@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from functools import partial
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
+from ...keras_models.store.foreign_files import check_regular
+from ...keras_models.store.json_fields import fields, problems
+from ...keras_models.store.json_file import read_json
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
-
-VERIFICATION_FILE = "verification.json"
+from .record_fields import RECORDS
+from .record_fields import VERIFICATION_FILE as VERIFICATION_FILE
 
 
 class RecordError(MobileClipError):
@@ -32,34 +35,56 @@ class _Record(dict[str, Any]):
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """One of the JSON files of a converted folder.
+    """One of the JSON files of a converted folder. Every field that it has is of the right type and range.
 
     Raises:
-        RecordError: where it is missing or damaged. The record itself raises it for a key that it lacks.
+        MobileClipError: where it is missing or damaged, or says what no record says; everything is listed. The record
+            itself raises it for a key that it lacks.
     """
     path = folder / name
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Record, path))
+        record = read_json(path, folder=folder)
     except FileNotFoundError as error:
         raise RecordError(f"{folder} has no {name}: it was not written by convert.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, MobileClipError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise RecordError(f"{path} does not hold a record.")
-    return record
+    wrong = problems(record, RECORDS.get(name, fields({})))
+    if wrong:
+        raise RecordError(f"{path} is not a record that convert writes: {'; '.join(wrong)}.")
+    return _named(path, record)
+
+
+def _named(path: Path, content: Any) -> Any:
+    """A record whose every part knows the file that it comes from."""
+    if isinstance(content, dict):
+        return _Record(path, {key: _named(path, value) for key, value in content.items()})
+    if isinstance(content, list):
+        return [_named(path, value) for value in content]
+    return content
 
 
 def write_record(folder: Path, name: str, record: dict[str, Any]) -> None:
-    """Writes one of the JSON files of a converted folder."""
-    (folder / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    """Writes one of the JSON files of a converted folder. JSON has no NaN and no infinite numbers: they become null."""
+    (folder / name).write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of each form's weights in a converted folder, in hexadecimal."""
-    return {form: _file_digest(place / WEIGHTS) for form, place in form_folders(folder).items()}
+    return {form: _file_digest(place / WEIGHTS, folder) for form, place in form_folders(folder).items()}
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, folder: Path) -> str:
+    check_regular(path, folder)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -85,7 +110,7 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
             form=check["form"],
             backend=verification["backend"],
             program=check.get("program", "encode"),
-            float64_difference=max(v for v in (exact[check["form"]][k] for k in ("image", "text")) if v is not None),
+            float64_difference=_largest(exact.get(check["form"], {})),
             rms_ratio=check["rms_ratio"],
             max_ratio=check["max_ratio"],
             same_top1=check["top1_differences"] == 0,
@@ -127,6 +152,11 @@ def _towers(folder: Path) -> str:
     config = read_config(next(iter(form_folders(folder).values())))["config"]
     held = [tower for tower in ("image", "text") if config[f"{tower}_encoder"]]
     return held[0] if len(held) == 1 else "both"
+
+
+def _largest(exact: dict[str, Any]) -> float | None:
+    """Of the differences that a check in float64 found; None where it found none."""
+    return max((value for key in ("image", "text") if (value := exact.get(key)) is not None), default=None)
 
 
 def _of_pytorch_alone(switch: str, backend: str) -> bool:

@@ -12,6 +12,7 @@ from ..registry import Variant
 from .download import download_files, download_snapshot
 from .file_names import CONFIG, TRAIN_FOLDER, WEIGHTS
 from .folder import FolderError, form_folders, place_of, read_config
+from .foreign_models import check_size
 from .model_config import check_towers, keep_towers, set_dtype
 from .resolve import converted_folder, resolve_name
 from .weights_file import load_weights
@@ -98,6 +99,7 @@ def _load(place: Path, folder: Path, dtype: str | None, towers: str | None) -> "
     if dtype is not None:
         set_dtype(config["config"], dtype)
     try:
+        check_size(config, weights)
         with no_collection():
             with to_be_overwritten():
                 # Keras finds the class by its registered name, so this file need not import it.

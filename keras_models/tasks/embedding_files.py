@@ -1,7 +1,6 @@
 """Features of images and texts in a file: NumPy's .npz, or .parquet for data tools."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +9,9 @@ import numpy as np
 
 from ..errors import MissingPackageError, MobileClipError
 from ..store.atomic import file_written_whole
+from ..store.foreign_files import check_regular
 from ..store.targets import check_file_target
+from .embedding_readers import pyarrow, read_npz, read_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Embeddings:
         )
 
     def _write_parquet(self, file: Any) -> None:
-        arrow, parquet = _pyarrow()
+        arrow, parquet = pyarrow()
         features = np.concatenate([self.features, self.text_features]).astype(np.float32)
         columns = {
             "kind": ["image"] * len(self.names) + ["text"] * len(self.texts),
@@ -90,42 +91,26 @@ class Embeddings:
         path = Path(path)
         if path.suffix not in SUFFIXES:
             raise EmbeddingFileError(f"{path} must end in {' or '.join(SUFFIXES)}.")
-        if not path.is_file():
+        if not path.exists():
             raise EmbeddingFileError(f"{path} does not exist.")
         try:
-            found = cls._read_npz(path) if path.suffix == ".npz" else cls._read_parquet(path)
+            check_regular(path)
+            found = cls(*(read_npz(path) if path.suffix == ".npz" else read_parquet(path)))
             for kind, names, features in (
                 ("names", found.names, found.features),
                 ("texts", found.texts, found.text_features),
             ):
                 if features.ndim != 2 or len(names) != len(features):
                     raise ValueError(f"it has {len(names)} {kind} for features of shape {features.shape}")
+                if not all(isinstance(name, str) for name in names):
+                    raise ValueError(f"not all of its {kind} are texts")
                 if not np.isfinite(features).all():
                     raise ValueError("not all of its numbers are finite")
             return found
-        except MobileClipError:
+        except MissingPackageError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, NumPy and pyarrow raise nearly every kind on damaged files
             raise EmbeddingFileError(f"{path} does not hold embeddings, or is damaged: {error}") from error
-
-    @classmethod
-    def _read_npz(cls, path: Path) -> Self:
-        with np.load(path, allow_pickle=False) as file:
-            names, texts = (tuple(file[key].tolist()) for key in ("names", "texts"))
-            features, text_features = (np.asarray(file[key], np.float32) for key in ("features", "text_features"))
-            return cls(str(file["model"]), names, features, texts, text_features)
-
-    @classmethod
-    def _read_parquet(cls, path: Path) -> Self:
-        _, parquet = _pyarrow()
-        table = parquet.read_table(path)
-        model = json.loads(table.schema.metadata[b"mobileclip_keras"])["model"]
-        width = table.schema.field("features").type.list_size
-        column = table.column("features").combine_chunks()
-        features = np.asarray(column.flatten(), np.float32).reshape(-1, width)
-        image = np.array(table.column("kind").to_pylist()) == "image"
-        names = np.array(table.column("name").to_pylist(), dtype=object)
-        return cls(model, tuple(names[image]), features[image], tuple(names[~image]), features[~image])
 
 
 def check_embedding_target(path: Path, force: bool) -> None:
@@ -137,15 +122,4 @@ def check_embedding_target(path: Path, force: bool) -> None:
     """
     check_file_target(path, SUFFIXES, force)
     if path.suffix == ".parquet":
-        _pyarrow()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingPackageError(
-            'Parquet files need pyarrow: pip install "mobileclip-keras[parquet]". An .npz file does not.'
-        ) from error
-    return pyarrow, pyarrow.parquet
+        pyarrow()
