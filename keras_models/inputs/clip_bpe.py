@@ -9,6 +9,8 @@ case-folded matches ("ſ" for "s"), so its cutting would give other ids for rare
 """
 
 import html
+import re
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -27,6 +29,17 @@ END_ID = 49407
 # Fills a row behind the end token. It is also the id of "!" inside a word: CLIP has no padding token.
 PADDING_ID = 0
 
+EXACT = 10_000
+"""Characters of a text that are always cleaned as a whole."""
+PART, SPARE_PARTS = 2_000, 20
+"""Characters of each further part of a longer text, and how many parts more than words there may be."""
+LONGEST_PIECE = 40
+"""Letters that one id stands for, at most."""
+
+_BLANKS = re.compile(r"[\s\x00-\x08\x7f\ufeff]{100,}")
+_AMPERSANDS = r"&(?:(?:amp|AMP|#0{0,9}38|#[xX]0{0,9}26);){%d,}"
+_LONG_REFERENCE = re.compile(r"&#([0-9]{1000,})")
+
 MERGES_FILE = "assets/clip_merges.txt"
 
 # Contractions, runs of letters, single digits, runs of anything else that is not white space.
@@ -35,12 +48,71 @@ WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 def split_words(text: str, limit: int) -> list[str]:
     """The first `limit` words of `text`, cleaned: mojibake mended, HTML entities resolved twice, white space
-    collapsed, lower case. Special tokens written out in the text count as words."""
+    collapsed, lower case. Special tokens written out in the text count as words.
+
+    Cleaning takes quadratic time in places. So of a text above `EXACT` characters only as much is cleaned as fills the
+    row, part by part: such a text cannot be a caption, and its end cannot be seen in the ids.
+    """
+    words: list[str] = []
+    letters = 0
+    for part in _parts(text, limit):
+        found = [match.group() for match in islice(_word_regex().finditer(_cleaned(part)), limit - len(words))]
+        words += found
+        letters += sum(map(len, found))
+        if len(words) >= limit or letters >= limit * LONGEST_PIECE:
+            break
+    return words
+
+
+def _parts(text: str, limit: int) -> Iterator[str]:
+    """The text itself; of a long one, its first characters and then shorter parts, cut between words where it can be.
+
+    Args:
+        text: of any length.
+        limit: words that are wanted. Every part but the strangest gives one or more.
+    """
+    size = max(EXACT, LONGEST_PIECE * limit)
+    if len(text) > size:
+        text = _BLANKS.sub(_blank, text)
+        # Resolved to the end, it is one "&" at any length; resolved twice, its first words fill the row.
+        text = re.sub(_AMPERSANDS % (2 * limit), "&" + "amp;" * 2 * limit, text)
+    start = 0
+    for _ in range(limit + SPARE_PARTS):
+        end = start + size
+        if end < len(text):
+            end = max((text.rfind(blank, start + size // 2, end) for blank in " \n"), default=-1) + 1 or end
+        yield text[start:end]
+        start, size = end, PART
+        if start >= len(text):
+            return
+
+
+def _blank(run: re.Match[str]) -> str:
+    """What is left of a run of white space and of characters that cleaning drops."""
+    if "\n" in run.group():
+        return "\n"
+    return " " if any(map(str.isspace, run.group())) else ""
+
+
+def _cleaned(text: str) -> str:
     import ftfy
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    text = " ".join(text.split()).lower()
-    return [match.group() for match in islice(_word_regex().finditer(text), limit)]
+    text = _unescaped(_unescaped(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _unescaped(text: str) -> str:
+    """`html.unescape`, also where a reference has more digits than Python turns into a number."""
+    try:
+        return html.unescape(text)
+    except ValueError:
+        return html.unescape(_LONG_REFERENCE.sub(_shortened, text))
+
+
+def _shortened(reference: re.Match[str]) -> str:
+    """A reference to the same character in few digits. Any number beyond Unicode is as good as another."""
+    digits = reference[1].lstrip("0") or "0"
+    return f"&#{digits if len(digits) < 10 else 10**9}"
 
 
 @cache
