@@ -12,6 +12,7 @@ TOP = ("keras_models", "weight_maps", "verify", "converters")
 # From the bottom. A file may import from its own layer and from those above it in this list.
 LAYERS = (
     "keras_models.errors",
+    "keras_models.shown",
     "keras_models.types",
     "keras_models.backend_choice",
     "keras_models.architectures",

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..keras_models.shown import shown_name
 from .table import NONE, Row
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -99,7 +100,7 @@ def report(problems: Iterable[Problem], limit: int = 20) -> str:
     lines = []
     for kind, members in kinds.items():
         lines.append(f"{len(members)} {'tensor' if len(members) == 1 else 'tensors'} {kind}:")
-        folded = fold_indices([f"{member.name} {member.detail}" for member in members])
+        folded = fold_indices([f"{shown_name(member.name)} {member.detail}" for member in members])
         lines += [f"  {line}" for line in folded[:limit]]
         if len(folded) > limit:
             lines.append(f"  ... and {len(folded) - limit} more lines like these")

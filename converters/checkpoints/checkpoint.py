@@ -3,11 +3,12 @@
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ...keras_models.shown import shown
 from .canonical import canonical
 from .extras import carries_nothing
 from .safetensors_file import open_safetensors
@@ -16,6 +17,9 @@ from .tensor_file import CheckpointError, TensorFile, first_line
 from .torch_file import open_torch
 from .torchscript_file import is_torchscript, open_torchscript
 from .weight_sets import choose, sets_in
+
+LONGEST_NAME = 1000
+"""Characters of a tensor's name."""
 
 
 @dataclass
@@ -129,7 +133,7 @@ def checkpoint_of(
     path: Path, files: tuple[Path, ...], places: list[TensorFile], weights: str | None, ignore_extra: bool
 ) -> Checkpoint:
     """The set of weights that is meant, under the published names."""
-    sets = [one for place in places for one in sets_in(place, carries_nothing)]
+    sets = [one for place in places for one in sets_in(_shown(path, place), carries_nothing)]
     chosen, others = choose(sets, weights, path.name)
     beside = {
         name
@@ -152,6 +156,22 @@ def checkpoint_of(
         chosen.name if others else None,
         made.left,
         made.causal,
+    )
+
+
+def _shown(path: Path, tensors: TensorFile) -> TensorFile:
+    """The same tensors under names that can be shown. No known name has a character that cannot be seen."""
+    if any(len(name) > LONGEST_NAME for name in tensors.shapes):
+        raise CheckpointError(f"{path} has tensors with names of more than {LONGEST_NAME} characters.")
+    names = {shown(name): name for name in tensors.shapes}
+    if len(names) < len(tensors.shapes):
+        raise CheckpointError(f"{path} has tensors whose names differ only in characters that cannot be seen.")
+    return replace(
+        tensors,
+        shapes={name: tensors.shapes[original] for name, original in names.items()},
+        dtypes={name: tensors.dtypes[original] for name, original in names.items()},
+        read=lambda name: tensors.read(names[name]),
+        place=shown(tensors.place),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS, ViTConfig
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import VARIANTS, Variant, find_variant, get_variant
+from ...keras_models.shown import shown_name
 from ...weight_maps.audit import UNEXPECTED, Problem, audit, report
 from ...weight_maps.table import LAYOUTS, LOGIT_BIAS, LOGIT_SCALE, NONE, Row, model_rows
 from .towers import image_size_of
@@ -156,9 +157,10 @@ def _at_size(row: Row, tower: str | None, image_size: int) -> Row:
 def _differences(nearest: CheckpointFormat, likeness: float, shapes: Shapes, named: Mapping[str, str]) -> str:
     if likeness < 0.01:
         known = len(set(shapes) & set(nearest.shapes))
+        first = ", ".join(map(shown_name, list(shapes)[:3]))
         return (
             f"This is no checkpoint of MobileCLIP: {known or 'none'} of its {len(shapes)} tensors "
-            f"{'have' if known > 1 else 'has'} a name of one (it begins with {', '.join(list(shapes)[:3])})."
+            f"{'have' if known > 1 else 'has'} a name of one (it begins with {first})."
         )
     problems = [replace(problem, name=named.get(problem.name, problem.name)) for problem in _problems(nearest, shapes)]
     text = f"This is no checkpoint that is known. The nearest is {nearest}, from which it differs:\n{report(problems)}"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from ...keras_models.shown import shown_name
+
 DEEPEST = 6
 MOST_NAMED = 6
 LOGITS = ("logit_scale", "logit_bias")
@@ -86,4 +88,4 @@ def _some(keys: Iterable[Any]) -> str:
 
 def _in_words(key: Any) -> str:
     """A key of a mapping. Other keys than strings may be of any size."""
-    return key if isinstance(key, str) else f"a key that is a {type(key).__name__}"
+    return shown_name(key) if isinstance(key, str) else f"a key that is a {type(key).__name__}"

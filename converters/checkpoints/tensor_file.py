@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...keras_models.errors import MobileClipError
+from ...keras_models.shown import shown_name
 
 
 class CheckpointError(MobileClipError):
@@ -36,4 +37,4 @@ class TensorFile:
 def first_line(error: Exception) -> str:
     """What an error says, on one line."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return shown_name(lines[0].rstrip(".")) if lines else type(error).__name__

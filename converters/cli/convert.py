@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ...keras_models.shown import shown
 from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
@@ -42,7 +42,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a PyTorch checkpoint into a folder that Keras loads."""
-    with plain_errors():
+    with plain_errors(src, out):
         from ...keras_models.registry import get_variant
         from ..checkpoints.source import resolved, variant_of
 
@@ -95,7 +95,7 @@ def _facts(done: "Conversion") -> dict[str, Any]:
 
 def _print_outcome(done: "Conversion") -> None:
     for note in done.notes:
-        say(f"Note: {note}.")
+        say(f"Note: {shown(note)}.")
     state = "verified" if done.verification else "not verified"
     say(f"Wrote {done.folder} ({done.variant.name}, {' and '.join(done.forms)} form, {state}).")
 
@@ -107,7 +107,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is: layout, form, variant, dtype, size, what is odd about it, and whether it converts."""
-    with plain_errors():
+    with plain_errors(file):
         from ..checkpoints.inspection import UnusableCheckpointError, inspect_checkpoint
 
         facts = inspect_checkpoint(file, weights, ignore_extra)
@@ -120,10 +120,10 @@ def inspect(
 
 
 def _print_facts(file: Path, facts: dict[str, Any]) -> None:
-    table = Table(show_header=False, title=escape(str(file)), title_justify="left")
+    table = Table(show_header=False, title=shown(file), title_justify="left")
     for name, value in facts.items():
         if name != "problems":
-            table.add_row(name, escape("\n".join(map(str, value)) if isinstance(value, list) else str(value)))
+            table.add_row(name, "\n".join(map(shown, value if isinstance(value, list) else [value])))
     console.print(table)
 
 
@@ -137,7 +137,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare a converted folder with PyTorch, and write the outcome into it."""
-    with plain_errors():
+    with plain_errors(folder, src):
         from ...keras_models.store.file_names import CONVERSION_FILE
         from ...verify.report import render
         from ..checkpoints.source import resolved
@@ -162,7 +162,7 @@ def to_torch(
     force: Force = False,
 ) -> None:
     """Write the train form as a PyTorch checkpoint."""
-    with plain_errors():
+    with plain_errors(folder, out):
         from ..conversion.to_torch import to_torch as write_checkpoint
 
         with bars(console)(f"Writing {out.name}") as advance:

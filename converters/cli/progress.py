@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from ...keras_models.shown import shown
 from ..conversion.progress import Advance, Progress
 
 
@@ -22,12 +23,13 @@ def bars(console: Console) -> Progress:
             TimeElapsedColumn(),
         )
         with Bar(*columns, console=console) as bar:
-            task = bar.add_task(step, total=total)
+            name = shown(step)
+            task = bar.add_task(name, total=total)
 
             def advance(units: int, doing: str | None = None) -> None:
-                bar.update(task, advance=units, description=f"{step}: {doing}" if doing else step)
+                bar.update(task, advance=units, description=f"{name}: {shown(doing)}" if doing else name)
 
             yield advance
-            bar.update(task, total=1, completed=1, description=step)
+            bar.update(task, total=1, completed=1, description=name)
 
     return show

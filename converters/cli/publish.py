@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ...keras_models.shown import shown
 from .terminal import Json, console, plain_errors, print_json, say
 
 
@@ -21,7 +22,7 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Upload a verified folder to the Hugging Face Hub, with its model card and licence."""
-    with plain_errors():
+    with plain_errors(folder, repo, revision, tag):
         from ..hub.publish import publish as publish_folder
 
         done = publish_folder(folder, repo, private=private, dry_run=dry_run, revision=revision, tag=tag)
@@ -32,10 +33,10 @@ def publish(
         state = "would be sent" if dry_run else "sent"
         table = Table("File", "Size", "")
         for file in done.files:
-            table.add_row(file.path, _readable(file.size), state if file.sent else "there already")
+            table.add_row(shown(file.path), _readable(file.size), state if file.sent else "there already")
         console.print(table)
         for path in done.left_out:
-            say(f"Left out: {path}")
+            say(f"Left out: {shown(path)}")
         if done.would_create:
             say(f"{repo.removeprefix('hf://')} is not there, or not for everyone to see; it would be created.")
         size = _readable(sum(file.size for file in sent))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ...keras_models.errors import MobileClipError
+from ...keras_models.shown import shown
 from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
@@ -47,7 +47,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell which of some labels fits each image best, without any training."""
-    with plain_errors():
+    with plain_errors(images, labels_file, model):
         from ...keras_models.models.features import encode
         from ...keras_models.tasks.prompts import check_labels, get_templates
         from ...keras_models.tasks.zero_shot import ZeroShotClassifier
@@ -93,7 +93,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Write the features of images, and of texts, into a file."""
-    with plain_errors():
+    with plain_errors(images, out, texts_file, model):
         from ...keras_models.inputs.tokenizer import Tokenizer
         from ...keras_models.models.features import encode
         from ...keras_models.tasks.embedding_files import Embeddings, check_embedding_target
@@ -136,7 +136,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the images that fit words best, in a file that `embed` wrote."""
-    with plain_errors():
+    with plain_errors(source, model):
         from ...keras_models.tasks.embedding_files import Embeddings
         from ...keras_models.tasks.retrieval import EmbeddingIndex
 
@@ -218,9 +218,9 @@ def _finish(batches: _Shown, done: int, as_json: bool) -> None:
     if batches.unreadable:
         if not as_json:
             for reason in batches.unreadable.values():
-                errors.print(_printable(reason), markup=False, highlight=False, soft_wrap=True)
+                errors.print(shown(_printable(reason)), soft_wrap=True)
         count = len(batches.unreadable)
-        errors.print(f"Passed over {count} of {count + done} images: unreadable.", highlight=False)
+        errors.print(f"Passed over {count} of {count + done} images: unreadable.")
     if not done:
         raise typer.Exit(1)
 
@@ -231,6 +231,6 @@ def _table(results: list[dict[str, Any]], rows: str, name: str, value: str, form
     table.columns[2].justify = "right"
     for result in results:
         for index, row in enumerate(result[rows]):
-            table.add_row(escape(result[first]) if index == 0 else "", escape(row[name]), form.format(row[value]))
+            table.add_row(shown(result[first]) if index == 0 else "", shown(row[name]), form.format(row[value]))
         table.add_section()
     return table

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
+from ...keras_models.shown import shown_name
 
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE"
@@ -32,6 +33,9 @@ TASKS = {
     "image": ("image-feature-extraction",),
     "text": ("feature-extraction",),
 }
+
+
+_MEANINGFUL = "\\`*[]<>|&~$"
 
 
 class CardError(MobileClipError, ValueError):
@@ -142,9 +146,9 @@ def render_card(info: CardInfo) -> str:
         embed_dim=variant.embed_dim,
         accuracy=f"{variant.imagenet_top1:.1f}",
         forms=" and ".join(f"{form} form" for form in info.forms),
-        dtype=info.dtype,
-        source_file=info.source_file,
-        source_sha256=info.source_sha256,
+        dtype=_plain(info.dtype),
+        source_file=_code(info.source_file),
+        source_sha256=_code(info.source_sha256),
         changes="\n".join(f"- {change}" for change in _changes(info)),
         verification=_verification(info),
     )
@@ -170,6 +174,16 @@ def _tower_rows(info: CardInfo) -> list[str]:
 
 def _other(tower: str) -> str:
     return "text" if tower == "image" else "image"
+
+
+def _plain(text: str) -> str:
+    """Text of a record's as it is, where Markdown and HTML would take it for more."""
+    return "".join(f"&#{ord(each)};" if each in _MEANINGFUL else each for each in shown_name(text))
+
+
+def _code(text: str) -> str:
+    """Text of a record's between backticks, also in a table."""
+    return shown_name(text).replace("`", "\\x60").replace("|", "\\x7c")
 
 
 def license_text() -> str:
@@ -225,7 +239,7 @@ def _front_matter(text: str) -> dict[str, Any]:
 
 def _changes(info: CardInfo) -> list[str]:
     changes = [
-        f"Converted from PyTorch (`{info.source_file}`) to Keras 3 and stored as HDF5 in Keras's own layout.",
+        f"Converted from PyTorch (`{_code(info.source_file)}`) to Keras 3 and stored as HDF5 in Keras's own layout.",
         "Tensors transposed to Keras's order of axes: convolution kernels from (out, in, height, width) to "
         "(height, width, in, out), dense kernels from (out, in) to (in, out).",
     ]
@@ -238,7 +252,7 @@ def _changes(info: CardInfo) -> list[str]:
     if "train" in info.forms:
         changes.append("In the train form, every tensor of the original is there, with its own values.")
     if info.dtype != info.source_dtype:
-        changes.append(f"Numbers converted from {info.source_dtype} to {info.dtype}.")
+        changes.append(f"Numbers converted from {_plain(info.source_dtype)} to {_plain(info.dtype)}.")
     if info.towers != "both":
         changes.append(f"Only the {info.towers} tower is here; the {_other(info.towers)} tower is not.")
     if info.image_size not in (None, variant_size := info.variant.image_size):
@@ -247,7 +261,7 @@ def _changes(info: CardInfo) -> list[str]:
             f"converted file, and not of {variant_size} × {variant_size}."
         )
     if info.left:
-        changes.append(f"Left out, as no part of the model: {', '.join(f'`{name}`' for name in info.left)}.")
+        changes.append(f"Left out, as no part of the model: {', '.join(f'`{_code(name)}`' for name in info.left)}.")
     added = {"image": "the settings of image preprocessing", "text": "the tokenizer's files"}
     added["both"] = f"{added['text']} and {added['image']}"
     changes.append(f"Added: {added[info.towers]}.")
@@ -270,23 +284,23 @@ def _verification(info: CardInfo) -> str:
         (
             check.form,
             check.backend,
-            f"`{check.program}`",
+            f"`{_code(check.program)}`",
             "too large" if check.float64_difference is None else f"{check.float64_difference:.1e}",
             *("too large" if x is None else f"{x:.2f} ×" for x in (check.rms_ratio, check.max_ratio)),
             "yes" if check.same_top1 else "**no**",
         )
         for check in info.checks
     ]
-    device = f" Keras ran on {info.device}, in full float32." if info.device else ""
+    device = f" Keras ran on {_plain(info.device)}, in full float32." if info.device else ""
     if info.switches:
-        device += f" For that, {', '.join(f'`{switch}`' for switch in info.switches)}."
+        device += f" For that, {', '.join(f'`{_code(switch)}`' for switch in info.switches)}."
     alone = (
         ""
         if info.towers == "both"
         else " In place of logits, which need both towers, similarities to 64 fixed directions are compared."
     )
     return f"""\
-{_count(info.images, info.texts)} went through these weights and through {info.reference}, in float64 and in
+{_count(info.images, info.texts)} went through these weights and through {_plain(info.reference)}, in float64 and in
 float32.{device}{alone}
 
 {_table(header, rows)}
@@ -307,7 +321,7 @@ def _costs(info: CardInfo) -> str:
     header = ("Computed in", "Error of logits, rms", "Largest", "Smallest cosine to PyTorch", "Other best matches")
     rows = [
         (
-            cost.way,
+            _plain(cost.way),
             *("too large" if x is None else f"{x:.1e}" for x in (cost.rms, cost.maximum)),
             "none" if cost.smallest_cosine is None else f"{cost.smallest_cosine:.6f}",
             str(cost.top1_differences),

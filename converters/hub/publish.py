@@ -1,5 +1,6 @@
 """Publishing a converted folder on the Hub, if its verification passed."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from ...keras_models.errors import MobileClipError
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
+from ...keras_models.shown import shown_name
 from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.foreign_files import check_regular
@@ -20,6 +22,7 @@ from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, val
 from .records import VERIFICATION_FILE, read_record, weight_hashes, write_card
 from .upload import upload_folder
 
+_REPO_ID = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _FORM_FILES = (CONFIG, METADATA, WEIGHTS)
 _OTHER_FILES = (
     LICENSE_FILE,
@@ -96,8 +99,8 @@ def publish(
         HubError: where the Hub, the way to it or the disk fails.
     """
     folder, repo = Path(folder), repo.removeprefix("hf://")
-    if len([part for part in repo.split("/") if part]) != 2:
-        raise HubError(f"Cannot upload to {repo}: name the repository as user/name.")
+    if not _REPO_ID.fullmatch(repo):
+        raise HubError(f"Cannot upload to {shown_name(repo)}: name the repository as user/name.")
     problems = find_problems(folder)
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)

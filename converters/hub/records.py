@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ...keras_models.architectures import FORMS
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
@@ -122,7 +123,7 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         variant=variant,
         source_file=conversion["source"]["file"],
         source_sha256=conversion["source"]["sha256"],
-        forms=tuple(conversion["weights_sha256"]),
+        forms=tuple(form for form in conversion["weights_sha256"] if form in FORMS),
         towers=conversion.get("towers") or _towers(folder),
         image_size=conversion["source"].get("image_size"),
         logit_bias=bool(conversion["source"].get("logit_bias")),
