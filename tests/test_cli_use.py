@@ -156,11 +156,11 @@ def test_files_that_hold_no_embeddings(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"features": np.array([["x"]])}, "could not convert string to float"),
+        ({"features": np.array([["x"]])}, "its features are of type <U"),
         ({"features": np.zeros(3)}, r"1 names for features of shape \(3,\)"),
         ({"features": np.zeros((2, 3))}, r"1 names for features of shape \(2, 3\)"),
         ({"texts": np.array(["a"])}, r"1 texts for features of shape \(0, 3\)"),
-        ({"names": np.array(1)}, "'int' object is not iterable"),
+        ({"names": np.array(1)}, "its names are of type int64"),
         ({"features": np.full((1, 3), np.nan)}, "not all of its numbers are finite"),
     ],
 )

@@ -258,7 +258,7 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "long model": (lambda: packed(model=npy(np.array("a" * 5000))), "model is not a name"),
     "several models": (lambda: packed(model=npy(np.array(["a", "b"]))), "model is not a name"),
     "flat": (lambda: packed(features=npy(np.zeros(16, np.float32))), "features of shape"),
-    "fewer names": (lambda: packed(names=npy(np.array(["a"]))), "names of shape"),
+    "fewer names": (lambda: packed(names=npy(np.array(["a"]))), "it has 1 names"),
     "not a number": (lambda: packed(features=npy(np.full((2, 8), np.nan, np.float32))), "finite"),
     "no zip": (lambda: b"no zip", "not a zip file"),
     "empty zip": (lambda: b"PK\5\6" + bytes(18), "model.npy"),

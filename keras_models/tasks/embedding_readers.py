@@ -90,7 +90,8 @@ def _plan(archive: zipfile.ZipFile, name: str) -> _Plan:
 def _check_pair(names: tuple[int, ...], features: tuple[int, ...], kind: str) -> int:
     """The length of a feature, once there is one for each name."""
     if len(names) != 1 or len(features) != 2 or names[0] != features[0]:
-        raise ValueError(f"it has {kind} of shape {names} for features of shape {features}")
+        count = names[0] if len(names) == 1 else f"an array {names} of"
+        raise ValueError(f"it has {count} {kind} for features of shape {features}")
     if not 1 <= features[1] <= LARGEST_WIDTH:
         raise ValueError(f"its features are of {features[1]} numbers")
     return features[1]
