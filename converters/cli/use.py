@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .image_files import ImageBatches
 
 DEFAULT_MODEL = "s2"
+LARGEST_TEXT = 64 << 20
+"""Bytes of a file of labels or texts."""
 
 Images = Annotated[list[str], typer.Argument(help="Image files, folders (with everything below), or patterns.")]
 Model = Annotated[str, typer.Option(help="A variant, a converted folder, or a Hub repository.")]
@@ -194,8 +196,12 @@ def _batches(files: list[str], preprocess: Any, batch_size: int | None, quiet: C
 
 
 def _lines(file: Path) -> list[str]:
+    with open(file, "rb") as stream:  # a pipe is as good
+        content = stream.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise LinesError(f"{file} has more than {LARGEST_TEXT:,} bytes.")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise LinesError(f"{file} is not a UTF-8 text file.") from error
     found = [line.strip() for line in lines if line.strip()]

@@ -4,7 +4,6 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from ...keras_models.architectures import IMAGE_TOWERS
@@ -14,6 +13,7 @@ from ...keras_models.layers.paths import layers_by_path
 from ...keras_models.models.copying import adapted_layers, merged_copy
 from ...keras_models.models.model import INITIAL_LOGIT_SCALE, MobileClipModel
 from ...keras_models.store.atomic import file_written_whole
+from ...keras_models.store.keras_archive import load_archive
 from ...keras_models.store.load import load_folder
 from ...keras_models.store.targets import check_file_target
 from ...weight_maps.table import LAYOUTS, Row, model_rows
@@ -65,12 +65,9 @@ def to_torch(
 def _load_train_form(source: Path, layout: str) -> MobileClipModel:
     if source.suffix == ".keras":
         try:
-            model = keras.saving.load_model(source)
-        except (OSError, ValueError) as error:
-            raise ExportError(f"{source} cannot be loaded: {error}") from error
-        if not isinstance(model, MobileClipModel):
-            raise ExportError(f"{source} holds a {type(model).__name__}, not a MobileClipModel.")
-        return model
+            return load_archive(source)
+        except MobileClipError as error:
+            raise ExportError(str(error)) from error
     return load_folder(source, form="train", towers="image" if layout == "timm" else None)
 
 

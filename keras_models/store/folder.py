@@ -7,7 +7,7 @@ from ..errors import MobileClipError
 from .file_names import CONFIG, TRAIN_FOLDER
 from .json_fields import problems
 from .json_file import Limits, read_json
-from .model_config import CONFIG_FIELDS
+from .model_config import CLASS_FIELDS, CONFIG_FIELDS
 
 # The config of another image backbone describes each of its layers.
 CONFIG_LIMITS = Limits(size=16 << 20, depth=48, items=1_000_000)
@@ -64,7 +64,8 @@ def read_config(place: Path, folder: Path | None = None) -> dict[str, Any]:
         raise FolderError(f"{path} does not describe a MobileClipModel: {error.strerror or error}.") from error
     except MobileClipError as error:
         raise FolderError(f"{path} does not describe a MobileClipModel: {error}") from error
-    wrong = problems(config, CONFIG_FIELDS)
+    # A model of another class has none of the fields, and one reason says it all.
+    wrong = problems(config, CLASS_FIELDS) or problems(config, CONFIG_FIELDS)
     if not wrong and not _towers(config):
         wrong = ["it has neither an image nor a text tower"]
     if wrong:

@@ -33,9 +33,10 @@ _IMAGE = {
     "norm_epsilon": number(0, 1),
     "stem_padding": whole(0, LARGEST_IMAGE),
 }
+CLASS_FIELDS = fields({"class_name": text(among=("MobileClipModel",))})
+"""What config.json says of any model, whatever its class."""
 CONFIG_FIELDS = fields(
     {
-        "class_name": text(among=("MobileClipModel",)),
         "registered_name": text(among=("mobileclip_keras>MobileClipModel",)),
         "config": fields(
             {"image_encoder": _encoder({"backbone": _backbone}, _IMAGE), "text_encoder": _encoder({}, {})},
