@@ -177,7 +177,7 @@ def test_models_that_no_layout_holds(clip: MobileClipModel, tmp_path: Path) -> N
     with pytest.raises(ExportError, match="has no image tower, which is all that the timm layout holds"):
         to_torch(MobileClipModel(text_encoder=clip.text_encoder), "timm", tmp_path / "a.pt")
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
-    with pytest.raises(ExportError, match="does not describe a MobileClipModel: .*Sequential"):
+    with pytest.raises(ExportError, match=r"does not describe a MobileClipModel: .*Sequential"):
         to_torch(tmp_path / "other.keras", "timm", tmp_path / "a.pt")
     (tmp_path / "bad.keras").write_bytes(b"nothing")
     with pytest.raises(ExportError, match=r"bad.keras cannot be loaded"):
