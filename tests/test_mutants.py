@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from mobileclip_keras.converters.checkpoints import identify
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.keras_models import registry
-from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
+from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
 from mobileclip_keras.weight_maps.table import model_rows as real_rows
@@ -200,3 +200,18 @@ def test_300_damaged_folders(folder: Path, tmp_path: Path) -> None:
 def test_300_damaged_checkpoints(small_s0: dict[str, np.ndarray], tmp_path: Path) -> None:
     tally = try_checkpoints(small_s0, tmp_path, 300)
     assert tally.refused < tally.done, "a mutant that is whole is converted"
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_damaged_features(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """By way of the reader alone. pyarrow ends the process where some of its functions meet damage."""
+    refused = 0
+    for seed in range(150):
+        path = tmp_path / f"{seed}{suffix}"
+        path.write_bytes((folder.parent / f"features{suffix}").read_bytes())
+        flip(Chance(seed), path)
+        try:
+            Embeddings.load(path)
+        except EmbeddingFileError:
+            refused += 1
+    assert 100 < refused < 150

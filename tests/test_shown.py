@@ -69,7 +69,7 @@ def test_the_door_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
         terminal._Door(width=300).print(thing)
         text = capsys.readouterr().out
         assert not set(text) & set("\x1b\x07\r\u202e\u200b\x9b"), text
-        assert "[bold]d[/bold]" in text and r"\x1b[31m" in text
+        assert "[bold]d[/bold]" in text and r"\x1b[31m" in text and r"\x07\r\u202e" in text
 
 
 def output(*arguments: object) -> str:
