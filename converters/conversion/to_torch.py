@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from ...keras_models.architectures import IMAGE_TOWERS

@@ -29,6 +29,7 @@ def _encoder(needed: dict[str, Check], optional: dict[str, Check]) -> Check:
 
 _IMAGE = {
     "image_size": nullable(whole(1, LARGEST_IMAGE)),
+    "position_size": nullable(whole(1, LARGEST_IMAGE)),
     "projection_bias": flag,
     "norm_epsilon": number(0, 1),
     "stem_padding": whole(0, LARGEST_IMAGE),
@@ -40,7 +41,7 @@ CONFIG_FIELDS = fields(
         "registered_name": text(among=("mobileclip_keras>MobileClipModel",)),
         "config": fields(
             {"image_encoder": _encoder({"backbone": _backbone}, _IMAGE), "text_encoder": _encoder({}, {})},
-            {"variant": nullable(text(LONGEST_NAME)), "name": text(LONGEST_NAME), "trainable": flag},
+            {"variant": nullable(text(LONGEST_NAME)), "name": text(LONGEST_NAME), "trainable": flag, "logit_bias": flag},
         ),
     }
 )
