@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401 (gives NumPy bfloat16)
 import numpy as np
 
 from ..architectures import IMAGE_TOWERS
+from ..config_keys import ADAPTERS, QUANTIZED
 from ..errors import MobileClipError
 
 MOST_UNPACKED, ROOM = 4, 64 << 20
@@ -54,7 +55,7 @@ def _bytes_of(config: dict[str, Any]) -> int:
         keras.StatelessScope().__enter__()
         try:
             with keras.StatelessScope():
-                model = keras.saving.deserialize_keras_object(copy.deepcopy(config))  # Keras takes parts out of it
+                model = keras.saving.deserialize_keras_object(_plain(config))
             found.append(sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.variables))
         except Exception as error:
             found.append(error)
@@ -65,3 +66,12 @@ def _bytes_of(config: dict[str, Any]) -> int:
     if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy, because Keras takes parts out of it, without what is done to layers that have values."""
+    plain = copy.deepcopy(config)
+    for tower in (plain["config"]["image_encoder"], plain["config"]["text_encoder"]):
+        for key in (ADAPTERS, QUANTIZED):
+            (tower or {"config": {}})["config"].pop(key, None)
+    return plain

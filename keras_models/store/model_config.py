@@ -41,7 +41,12 @@ CONFIG_FIELDS = fields(
         "registered_name": text(among=("mobileclip_keras>MobileClipModel",)),
         "config": fields(
             {"image_encoder": _encoder({"backbone": _backbone}, _IMAGE), "text_encoder": _encoder({}, {})},
-            {"variant": nullable(text(LONGEST_NAME)), "name": text(LONGEST_NAME), "trainable": flag, "logit_bias": flag},
+            {
+                "variant": nullable(text(LONGEST_NAME)),
+                "name": text(LONGEST_NAME),
+                "trainable": flag,
+                "logit_bias": flag,
+            },
         ),
     }
 )
