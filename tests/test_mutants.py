@@ -44,7 +44,8 @@ _watched: list[str] | None = None
 
 
 def _watch(event: str, arguments: Any) -> None:
-    if _watched is not None and event in NO_CODE:
+    # Pillow asks once whether Ghostscript is there, whatever the files are.
+    if _watched is not None and event in NO_CODE and "['gs', '--version']" not in repr(arguments):
         _watched.append(f"{event} {arguments!r:.200}")
 
 
