@@ -150,6 +150,7 @@ def test_a_folded_checkpoint_becomes_the_inference_form(
     assert left_in(tmp_path) == {path.name, "out"}
 
 
+@pytest.mark.nightly
 def test_what_timm_folded_becomes_the_inference_form(tmp_path: Path, image_file: Path) -> None:
     import timm
     from timm.utils import reparameterize_model

@@ -97,6 +97,7 @@ def test_outputs_of_the_original_code_in_every_form(reference: str) -> None:
     check_in_float32(reference, single, FORMS)
 
 
+@pytest.mark.nightly
 def test_a_vit_of_apple_as_it_was_trained_is_not_as_open_clip_computes_it() -> None:
     """The same tensors: open_clip pads the stem otherwise and takes another epsilon."""
     expected = golden(OPEN_CLIP_B, 2)

@@ -65,3 +65,11 @@ def test_what_pillow_can_write_the_folder_gives_and_the_reader_reads(tmp_path: P
         assert (suffix in readable_suffixes()) == readable, suffix
         written += readable
     assert written > 15
+
+
+def test_a_program_by_the_name_of_an_image_is_not_run(tmp_path: Path) -> None:
+    """Pillow looks at the content, not at the name, and would hand PostScript to Ghostscript."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="is not an image"):
+        read_image(tmp_path / "a.jpg", "a.jpg")
+    assert ".eps" not in readable_suffixes()

@@ -98,6 +98,7 @@ NOT_ARITHMETIC = {
     "precision_switches",
     "short_variable_names",
     "tensor",
+    "variables_changed",
     "view",
 }
 

@@ -183,12 +183,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_damaged_folders(folder: Path, tmp_path: Path) -> None:
-    tally = try_folders(folder, tmp_path, 2)
+    tally = try_folders(folder, tmp_path, 1)
     assert tally.refused
 
 
 def test_damaged_checkpoints(small_s0: dict[str, np.ndarray], tmp_path: Path) -> None:
-    tally = try_checkpoints(small_s0, tmp_path, 5)
+    tally = try_checkpoints(small_s0, tmp_path, 2)
     assert tally.refused
 
 

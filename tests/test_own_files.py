@@ -366,12 +366,12 @@ def test_verifying_a_folder_leaves_it_ours(converted: Path, monkeypatch: pytest.
     from mobileclip_keras.converters.conversion import verifying
     from mobileclip_keras.converters.conversion.progress import silent
 
-    record = {"dtype": "float32", "variant": "mobileclip2_s0", "computes_like": "training"}
+    record = {"dtype": "float32", "variant": "mobileclip2_s0", "computes_like": "training", "source": {}}
     write_texts(converted, {"conversion.json": json.dumps(record)})
     work: list[str] = []
     for name in ("check_packages", "identify", "choose_variant", "form_folders"):
         monkeypatch.setattr(verifying, name, lambda *_: {})
-    monkeypatch.setattr(verifying, "open_checkpoint", lambda path: SimpleNamespace(shapes={}))
+    monkeypatch.setattr(verifying, "open_checkpoint", lambda *_: SimpleNamespace(shapes={}, named={}, causal=None))
     monkeypatch.setattr(verifying, "verify_against", lambda *_: work.append("compared"))
     monkeypatch.setattr(verifying, "write_verification", lambda folder, _: (folder / "README.md").write_text("equal"))
     verifying.verify_folder(converted, Path("a.pt"), silent)

@@ -123,7 +123,9 @@ def test_every_text_tower_comes_back(tmp_path: Path, text: str) -> None:
     assert_same(model, keras.saving.load_model(tmp_path / "model.keras"), {"text": TOKENS})
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", *(pytest.param(p, marks=pytest.mark.nightly) for p in ("bfloat16", "float64"))]
+)
 def test_the_dtype_policy_comes_back(tmp_path: Path, policy: str) -> None:
     model = small_model(dtype=policy)
     model.save(tmp_path / "model.keras")
@@ -143,6 +145,7 @@ def test_another_keras_model_as_image_tower_comes_back(tmp_path: Path) -> None:
     assert_same(model, keras.saving.load_model(tmp_path / "model.keras"))
 
 
+@pytest.mark.nightly
 def test_a_backbone_of_keras_applications_comes_back(tmp_path: Path) -> None:
     model = MobileClipModel(MobileClipImageEncoder("MobileNetV2", 16, image_size=64))
     model.save(tmp_path / "model.keras")

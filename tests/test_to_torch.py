@@ -71,7 +71,7 @@ def test_apples_layout_comes_back(s0: MobileClipModel, tmp_path: Path, suffix: s
     assert (tmp_path / f"s0{suffix}").stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pt", marks=pytest.mark.nightly), ".safetensors"])
 def test_open_clips_layout_comes_back(clip: MobileClipModel, tmp_path: Path, suffix: str) -> None:
     to_torch(clip, "open_clip", tmp_path / f"s0{suffix}")
     assert_same_bits(read_all(tmp_path / f"s0{suffix}"), arrays(SMALL_CLIP))

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,26 +86,32 @@ def is_url(source: Any) -> bool:
 def readable_suffixes() -> frozenset[str]:
     """The suffixes of image files that can be read: ".jpg", ".png" and others, in lower case.
 
-    Pillow names more. Some formats it only writes, of some it knows the header alone, and EPS takes Ghostscript.
+    Pillow names more. Some formats it only writes, and of some it knows the header alone.
     """
-    from PIL import EpsImagePlugin, Image, ImageFile
+    from PIL import Image
 
-    suffixes = Image.registered_extensions()
-    unread = {"MPEG"} | (set() if EpsImagePlugin.has_ghostscript() else {"EPS"})
-    readable = {
+    readable = {*_formats(), "MPO"}  # the reader of JPEG reads it
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow decodes itself. EPS is a program, which Ghostscript would run."""
+    from PIL import Image, ImageFile
+
+    Image.init()
+    return tuple(
         name
         for name, (kind, _) in Image.OPEN.items()
-        if name not in unread and not (isinstance(kind, type) and issubclass(kind, ImageFile.StubImageFile))
-    }
-    readable.add("MPO")  # the reader of JPEG reads it
-    return frozenset(suffix for suffix, name in suffixes.items() if name in readable)
+        if name not in ("EPS", "MPEG") and not (isinstance(kind, type) and issubclass(kind, ImageFile.StubImageFile))
+    )
 
 
 def _decode(file: Any, name: str) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             return _upright(image, name)
     except MobileClipError:
         raise
