@@ -13,6 +13,8 @@ from .errors import MobileClipError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+# open_clip computes every ViT-B/16 like this, whatever code trained the weights.
+OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
 
 
 class UnknownVariantError(MobileClipError, ValueError):

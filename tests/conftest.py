@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -91,6 +92,29 @@ def small_towers() -> Iterator[None]:
             for name, config in small.items():
                 patch.setitem(known, name, config)
         yield
+
+
+@pytest.fixture(scope="module")
+def verified_folder(small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder in both forms that may be published, where `small_variant` makes its variant small. Not to be
+    changed."""
+    from .converted import MEAN, VARIANT, record_sample, write_converted
+    from .small import small_model, small_variant
+
+    with small_variant(VARIANT, mean=MEAN):
+        made = write_converted(small_model(variant=VARIANT), tmp_path_factory.mktemp("made") / "converted")
+        record_sample(made)
+    return made
+
+
+@pytest.fixture
+def publishable(verified_folder: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of `verified_folder`, that `publish` takes."""
+    from .converted import MEAN, VARIANT
+    from .small import small_variant
+
+    with small_variant(VARIANT, mean=MEAN):
+        yield Path(shutil.copytree(verified_folder, tmp_path / "converted"))
 
 
 @pytest.fixture

@@ -1,32 +1,47 @@
 """Converted folders for tests of loading and publishing: small ones, with made-up records."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from mobileclip_keras.converters.hub.contents import file_hashes
 from mobileclip_keras.converters.hub.model_card import PICTURE_FILE
 from mobileclip_keras.converters.hub.records import (
     VERIFICATION_FILE,
     read_record,
     weight_hashes,
     write_card,
+    write_license,
     write_record,
 )
+from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer
 from mobileclip_keras.keras_models.models.model import MobileClipModel
+from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.store.file_names import CONVERSION_FILE
+from mobileclip_keras.keras_models.store.folder import form_folders
+from mobileclip_keras.keras_models.store.load import load_folder
+from mobileclip_keras.verify.inputs import fixed_inputs
+from mobileclip_keras.verify.programs import features_of, unnormalised
 
 VARIANT = "mobileclip2_s0"
+MEAN = (0.5, 0.25, 0.125)
+"""Of the folder's preprocessing, and of the variant once `small_variant` changed it."""
 
 
 def write_converted(train: MobileClipModel, folder: Path) -> Path:
-    """A folder as `convert` writes it, of a model in train form, whose verification passed."""
+    """A folder as `convert` writes it, of a model in train form, whose verification is said to have passed.
+
+    `publish` takes the folder only where VARIANT has the towers of the model, and after `record_sample`.
+    """
     for model, place in ((train.reparameterize(), folder), (train, folder / "train")):
         place.mkdir(parents=True)
         keras.saving.save_model(model, place, zipped=False)
         (place / "assets").rmdir()
-    ImagePreprocessor(64, (0.5, 0.25, 0.125)).save_pretrained(folder)
+    ImagePreprocessor(64, MEAN).save_pretrained(folder)
     Tokenizer().save_pretrained(folder)
     source = {"file": f"{VARIANT}.pt", "sha256": "ab" * 32, "layout": "open_clip", "dtype": "float32"}
     record = {
@@ -40,9 +55,17 @@ def write_converted(train: MobileClipModel, folder: Path) -> Path:
     return folder
 
 
-def pass_verification(folder: Path) -> None:
-    """Writes the record and the card of a verification that passed for the weights in a folder."""
-    forms = weight_hashes(folder)
+def pass_verification(folder: Path, **more: Any) -> None:
+    """Writes the record and the card of a verification that passed for what is in a folder.
+
+    Args:
+        folder: a converted one.
+        more: what else the record says.
+    """
+    errors = {"rms": 1e-5, "torch_rms": 1e-5, "maximum": 1.1e-4, "torch_maximum": 1e-4, "length_error": 1e-7}
+    exact = {"image": 1e-14, "text": 2e-14, "logit_scale": 0.0, "logit_bias": None, "passed": True}
+    rounding = {**errors, "rms_ratio": 1.0, "max_ratio": 1.1, "top1_differences": 0, "passed": True}
+    forms = form_folders(folder)
     record = {
         "passed": True,
         "variant": read_record(folder, CONVERSION_FILE)["variant"],
@@ -57,20 +80,29 @@ def pass_verification(folder: Path) -> None:
             {"way": "bfloat16", "rms": 0.05, "maximum": 0.2, "smallest_cosine": 0.9997, "top1_differences": 0}
         ],
         "inputs": {"images": ["a"] * 16, "texts": ["b"] * 16},
-        "float64": [{"form": form, "image": 1e-14, "text": 2e-14, "passed": True} for form in forms],
-        "float32": [
-            {
-                "form": form,
-                "program": "predict",
-                "rms_ratio": 1.0,
-                "max_ratio": 1.1,
-                "top1_differences": 0,
-                "passed": True,
-            }
-            for form in forms
-        ],
-        "weights_sha256": forms,
+        "float64": [{"form": form, **exact} for form in forms],
+        "float32": [{"form": form, "program": name, **rounding} for form in forms for name in ("encode", "predict")],
+        **more,
     }
-    write_record(folder, VERIFICATION_FILE, record)
     (folder / PICTURE_FILE).write_bytes(b"\x89PNG\r\n\x1a\n")
+    write_license(folder)
+    write_record(folder, VERIFICATION_FILE, {**record, "files_sha256": file_hashes(folder)})
     write_card(folder)
+
+
+def record_sample(folder: Path) -> None:
+    """As `pass_verification`, with the logits of the folder's model in float64, which are PyTorch's."""
+    conversion = json.loads((folder / CONVERSION_FILE).read_text())
+    inputs = fixed_inputs(get_variant(conversion["variant"]))
+    few = inputs.sample()
+    with kernels.float64_enabled():
+        found = features_of(unnormalised(load_folder(folder, dtype="float64")), few)
+    names, sampled = (
+        {
+            "images": [] if found.image is None else list(some.image_names),
+            "texts": [] if found.text is None else list(some.texts),
+        }
+        for some in (inputs, few)
+    )
+    sample = {**sampled, "logits": found.logits().tolist()}
+    pass_verification(folder, inputs=names, sample=sample)

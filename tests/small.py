@@ -4,18 +4,22 @@ small_torch.py builds the same towers in PyTorch. A test file gets them known by
 `pytestmark = pytest.mark.usefixtures("small_towers")`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
+from mobileclip_keras.keras_models import registry
 from mobileclip_keras.keras_models.architectures import FastViTConfig, TextConfig, ViTConfig
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
+from mobileclip_keras.keras_models.registry import Variant
 from mobileclip_keras.keras_models.store.variables import variables_by_name
 from mobileclip_keras.verify import synthetic
 from mobileclip_keras.weight_maps import walks
@@ -107,6 +111,19 @@ def randomise(model: keras.Model) -> None:
             fan_in = max(np.prod(variable.shape[:-1]), 1)
             array = np.random.default_rng(len(name)).normal(0, fan_in**-0.5, variable.shape)
         variable.assign(array)
+
+
+@contextmanager
+def small_variant(name: str, **changes: Any) -> Iterator[Variant]:
+    """Makes a published variant one of small towers, with these other changes."""
+    towers = {"image_tower": "small_mci", "text_tower": "small_mct", "embed_dim": EMBED_DIM, "image_size": 64}
+    small = replace(registry.get_variant(name), **{**towers, **changes})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VARIANTS, small.name, small)
+        for key, variant in registry._KEYS.items():
+            if variant.name == small.name:
+                patch.setitem(registry._KEYS, key, small)
+        yield small
 
 
 def image_rows(tower: str, layout: str, form: str = "train") -> tuple[Row, ...]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,12 +17,13 @@ import mobileclip_keras as mk
 from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.converters.conversion.convert import convert
+from mobileclip_keras.converters.hub import publish as publishing
+from mobileclip_keras.converters.hub.contents import file_hashes
 from mobileclip_keras.converters.hub.model_card import validate_card
 from mobileclip_keras.converters.hub.publish import PublishError, publish
 from mobileclip_keras.keras_models.store.hub_errors import HubError
-from tests.converted import VARIANT, pass_verification, write_converted
+from tests.converted import VARIANT, record_sample
 from tests.hub import Hub, use_hub
-from tests.small import small_model
 
 pytestmark = [
     pytest.mark.usefixtures("small_towers"),
@@ -49,19 +51,26 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def converted(small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_converted(small_model(variant="mobileclip_s0"), tmp_path_factory.mktemp("made") / "converted")
-
-
 @pytest.fixture
-def folder(converted: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(converted, tmp_path / "converted"))
+def folder(publishable: Path) -> Path:
+    return publishable
 
 
 @pytest.fixture(autouse=True)
 def version_of_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobileclip_keras.converters.hub.publish.version", lambda _: "1.2.3")
+
+
+@pytest.fixture
+def is_run() -> None:
+    """Folders are run before they are published, as they are outside of tests."""
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are not run, which takes long, but in tests that ask for it. test_publish_gate.py has more of those."""
+    if "is_run" not in request.fixturenames:
+        monkeypatch.setattr(publishing, "find_differences", lambda *_: [])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,12 +84,14 @@ def edit(file: Path, **changes: object) -> None:
 # What is uploaded
 
 
+@pytest.mark.usefixtures("is_run")
 def test_a_verified_folder_is_published_whole_and_tagged(hub: Hub, folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
+    (folder / "train" / "code.py").write_text("print()")
     before = contents(folder)
     done = publish(folder, f"hf://{REPO}")
     repository = hub.repositories[REPO]
-    assert done.url == f"{hub.endpoint}/{REPO}" and done.tag == TAG and done.left_out == ("notes.txt",)
+    assert done.url == f"{hub.endpoint}/{REPO}" and done.tag == TAG and done.left_out == ("notes.txt", "train/code.py")
     assert {file.path for file in done.files} == FILES and all(file.sent for file in done.files)
     assert repository.tags == {TAG: done.commit} and repository.branches["main"] == done.commit
     assert len(repository.commits) == 2, "one commit after the Hub's first"
@@ -106,11 +117,13 @@ def test_publishing_again_sends_nothing(hub: Hub, folder: Path) -> None:
     again = publish(folder, REPO)
     assert again.commit == first.commit and not any(file.sent for file in again.files)
     assert (hub.count("PUT"), hub.count("POST", "/commit/")) == (puts, commits)
-    edit(folder / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    edit(folder / "metadata.json", date_saved="later")
+    verified = json.loads((folder / "verification.json").read_text())
+    edit(folder / "verification.json", files_sha256=verified["files_sha256"] | file_hashes(folder))
     with pytest.raises(HubError, match=f"has a tag {TAG}, on other content"):
         publish(folder, REPO)
     newer = publish(folder, REPO, tag="v2")
-    assert [file.path for file in newer.files if file.sent] == ["preprocessor_config.json"]
+    assert [file.path for file in newer.files if file.sent] == ["metadata.json", "verification.json"]
     assert hub.repositories[REPO].tags == {TAG: first.commit, "v2": newer.commit}
 
 
@@ -126,7 +139,7 @@ def test_private_and_on_a_branch(hub: Hub, folder: Path) -> None:
     done = publish(folder, REPO, private=True, revision="next")
     assert hub.repositories[REPO].private and hub.repositories[REPO].branches["next"] == done.commit
     loaded = mk.MobileClipModel.from_pretrained(REPO, revision="next")
-    assert loaded.form == "inference" and loaded.variant == "mobileclip_s0"
+    assert loaded.form == "inference" and loaded.variant == VARIANT
     with pytest.raises(HubError, match=r"no token|no such repository"):
         mk.MobileClipModel.from_pretrained(REPO, token=hub.add_user("stranger"), revision=TAG)
 
@@ -141,50 +154,108 @@ def refused(folder: Path) -> str:
     return str(error.value).split(":\n- ", 1)[1]
 
 
-@pytest.mark.parametrize(("form", "place"), [("inference", "."), ("train", "train")])
-def test_weights_that_are_not_those_verified(hub: Hub, folder: Path, form: str, place: Path) -> None:
-    with (folder / place / "model.weights.h5").open("ab") as file:
-        file.write(b"!")
+def test_what_is_wrong_is_listed_and_nothing_is_sent(hub: Hub, folder: Path) -> None:
+    """test_publish_gate.py has what there is to be wrong. A dry run says the same."""
+    spoil(folder / "model.weights.h5")
+    edit(folder / "verification.json", passed=False)
+    again = "verify the folder again"
     assert refused(folder).split("\n- ") == [
-        f"the {form} form is not the one that {name} is about: its weights have changed since"
-        for name in ("conversion.json", "verification.json")
+        f"verification.json says that the verification did not pass, where every check did: {again}",
+        "model.weights.h5 has changed since it was verified",
     ]
+    with pytest.raises(PublishError, match="did not pass, where every check did"):
+        publish(folder, REPO, dry_run=True)
     assert hub.requests == []
 
 
-def test_a_verification_that_did_not_pass(hub: Hub, folder: Path) -> None:
-    record = json.loads((folder / "verification.json").read_text())
-    record["float32"][1]["passed"] = False
-    edit(folder / "verification.json", passed=False, float32=record["float32"])
-    form = record["float32"][1]["form"]
-    assert refused(folder) == f"the {form} form failed its comparison with PyTorch in float32"
-    edit(folder / "verification.json", passed=False, float32=[], float64=[])
-    assert refused(folder) == "its verification did not pass (verification.json)"
-    edit(folder / "verification.json", passed=False, why="not verified: converted with --no-verify")
-    assert refused(folder) == "it was not verified: converted with --no-verify"
-    edit(folder / "verification.json", passed=True, float64=record["float64"], float32=record["float32"][:1])
-    assert refused(folder) == f"the {form} form was not compared with PyTorch in float32"
+def test_a_folder_that_was_not_verified(hub: Hub, folder: Path) -> None:
+    hashes = json.loads((folder / "verification.json").read_text())["files_sha256"]
+    record = {"passed": False, "why": "not verified: converted with --no-verify", "files_sha256": hashes}
+    for passed in (False, True):
+        (folder / "verification.json").write_text(json.dumps(record | {"passed": passed}))
+        assert refused(folder) == "it was not verified: converted with --no-verify"
     (folder / "verification.json").unlink()
     with pytest.raises(mk.MobileClipError, match=r"has no verification\.json"):
         publish(folder, REPO)
     assert hub.requests == []
 
 
-def test_everything_that_is_wrong_is_listed(hub: Hub, folder: Path) -> None:
-    (folder / "verification.png").unlink()
-    (folder / "LICENSE").write_text("MIT")
-    (folder / "preprocessor_config.json").write_text("{}")
-    (folder / "tokenizer.json").write_text("{}")
-    edit(folder / "verification.json", passed=False, why="not verified")
-    problems = refused(folder).split("\n- ")
-    assert problems[:3] == [
-        "it has no verification.png",
-        "it was not verified",
-        "its LICENSE is not Apple's licence of the weights, word for word",
-    ]
-    assert "preprocessor_config.json cannot be followed: it does not say" in problems[3]
-    assert "tokenizer.json is not the tokenizer of MobileCLIP models: it does not say" in problems[4]
-    assert len(problems) == 5 and hub.requests == []
+@pytest.mark.usefixtures("is_run")
+def test_a_folder_that_computes_something_else_is_not_sent(hub: Hub, folder: Path) -> None:
+    edit(folder / "verification.json", sample={"images": [], "texts": [], "logits": []})
+    assert "not about the inputs of this version" in refused(folder)
+    assert hub.requests == []
+
+
+# What changes on the way
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def spoil_after_the_check(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    looked = publishing._look_at
+
+    def look(folder: Path) -> Any:
+        found = looked(folder)
+        spoil(path)
+        return found
+
+    monkeypatch.setattr(publishing, "_look_at", look)
+
+
+@pytest.mark.parametrize("path", ["config.json", "LICENSE", "tokenizer.json", "verification.json"])
+def test_a_file_that_changes_after_the_check(
+    hub: Hub, folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_after_the_check(monkeypatch, folder / path)
+    with pytest.raises(PublishError, match=rf"was changed while it was looked at: {path}\. Publish it again\."):
+        publish(folder, REPO)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_weights_that_change_after_the_check(
+    hub: Hub, folder: Path, dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_after_the_check(monkeypatch, folder / "model.weights.h5")
+    with pytest.raises(HubError, match=r"while it was published, and was not published: model\.weights\.h5"):
+        publish(folder, REPO, dry_run=dry_run)
+    assert hub.count("PUT") == 0 and hub.count("POST", "/commit/") == 0
+
+
+@pytest.mark.parametrize("when", ["while it is hashed", "while it is sent"])
+def test_weights_that_change_during_the_upload(
+    hub: Hub, folder: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if they are as they were before the commit."""
+    import huggingface_hub
+
+    weights = folder / "train" / "model.weights.h5"
+    before = weights.read_bytes()
+    make, send = huggingface_hub.CommitOperationAdd, huggingface_hub.HfApi.preupload_lfs_files
+
+    def made(path: str, file: Path) -> Any:
+        spoil(weights)
+        operation = make(path, file)
+        weights.write_bytes(before)
+        return operation
+
+    def sent(*arguments: Any, **options: Any) -> None:
+        send(*arguments, **options)
+        spoil(weights)
+
+    if when == "while it is sent":
+        monkeypatch.setattr(huggingface_hub.HfApi, "preupload_lfs_files", sent)
+    else:
+        monkeypatch.setattr(huggingface_hub, "CommitOperationAdd", made)
+    with pytest.raises(HubError, match=r"and was not published: train/model\.weights\.h5"):
+        publish(folder, REPO)
+    assert hub.count("POST", "/commit/") == 0 and hub.repositories[REPO].tags == {}
+
+
+# What cannot be published
 
 
 def test_folders_that_are_not_for_zero_shot_classification(hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -274,12 +345,13 @@ def test_the_command_without_a_token(hub: Hub, folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.nightly
+@pytest.mark.usefixtures("is_run")
 def test_the_code_on_the_card_runs_as_pasted(tmp_path: Path) -> None:
     made = tmp_path / "converted"
     checkpoint = synthetic_checkpoint("2-s0", tmp_path)
     convert(checkpoint, made, variant="2-s0", form="inference", verify=False)
     checkpoint.unlink()
-    pass_verification(made)
+    record_sample(made)
     with Hub(tmp_path / "hub") as hub, pytest.MonkeyPatch.context() as monkeypatch:
         use_hub(monkeypatch, hub, tmp_path / "home", hub.add_user("user"))
         publish(made, REPO, tag=TAG)

@@ -13,12 +13,14 @@ import pytest
 from mobileclip_keras.converters.conversion.convert import VerificationError, convert
 from mobileclip_keras.converters.conversion.progress import silent
 from mobileclip_keras.converters.conversion.verifying import verify_folder
+from mobileclip_keras.converters.hub.verdict import find_faults, find_gaps
 from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.kernels import processor
 from mobileclip_keras.verify import precision
 from mobileclip_keras.verify.compare import ExactCheck, Features, RoundingCheck, measure_cost
 from mobileclip_keras.verify.precision import FLOAT32_BITS, full_float32, kept_bits, switches
-from mobileclip_keras.verify.programs import DIRECT
+from mobileclip_keras.verify.programs import COMPILE_EACH_FORM, DIRECT
+from mobileclip_keras.verify.programs import COMPILED as COMPILED_NAMES
 from mobileclip_keras.verify.reason import find_reason
 from mobileclip_keras.verify.report import render
 from mobileclip_keras.verify.verification import Verification
@@ -31,6 +33,9 @@ pytestmark = [pytest.mark.usefixtures("small_towers", "quickly_verified"), pytes
 
 BACKEND = keras.backend.backend()
 COMPILED = {"tensorflow": "predict", "jax": "predict", "torch": "graph"}[BACKEND]
+
+
+SAMPLED, SAMPLED_TEXTS = (0, 1, 14, 15), (0, 1, 22, 23)
 
 
 def verified(pair: Pair, forms: tuple[str, ...] = ("train",)) -> Verification:
@@ -54,8 +59,13 @@ def test_what_people_run_is_verified_on_all_inputs() -> None:
     if BACKEND == "torch":  # which takes minutes to compile, so only the form that people run
         expected.remove(("train", COMPILED))
     assert checks == expected
+    assert COMPILED in COMPILED_NAMES[BACKEND] and (BACKEND in COMPILE_EACH_FORM) == kernels.COMPILES_IN_SECONDS
     assert verification.features.image.shape[0] == 16 and verification.features.text.shape[0] == 24
     record = verification.to_json()
+    configs = {form: {"image_encoder": {}, "text_encoder": {}} for form in ("inference", "train")}
+    assert find_gaps({**record, "files_sha256": {}}) == [] and find_faults(record, configs) == []
+    assert np.array_equal(record["sample"]["logits"], verification.logits["torch"][np.ix_(SAMPLED, SAMPLED_TEXTS)])
+    assert record["sample"]["images"] == ["0", "1", "14", "15"] and record["sample"]["texts"] == ["0", "1", "22", "23"]
     assert record["torch_float32_runs"] >= 3
     assert record["device"]["name"] and record["device"]["processor"] == processor.processor_name()
     assert record["device"]["switches_verified"].keys() == record["device"]["switches_found"].keys()

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 DIRECT = "encode"
 """The name of what runs when `encode_image` and `encode_text` are called."""
 
+COMPILED = {"tensorflow": ("predict",), "jax": ("predict",), "torch": ("graph", "compile")}
+"""What each backend's compiled program is called; of several, one suffices."""
+
+COMPILE_EACH_FORM = ("tensorflow", "jax")
+"""The backends that compile every form. The others compile the first one of a folder: see COMPILES_IN_SECONDS."""
+
 DIRECT_BATCH = 4
 """As many as the inputs that are compared stage by stage: a backend that compiles each operation for each shape then
 compiles it once."""

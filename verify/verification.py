@@ -26,6 +26,7 @@ from .inputs import Inputs
 from .precision import FLOAT32_BITS, full_float32, kept_bits, switches
 from .programs import Encode, features_of, fingerprint, inputs_of, programs, unnormalised
 from .reason import find_reason
+from .sample import Sample, take_sample
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel
@@ -60,6 +61,8 @@ class Verification:
     """PyTorch's in float64."""
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     """Logits at scale 100 of PyTorch in float64 ("torch") and of each form in float32, by its compiled program."""
+    sample: Sample | None = field(default=None, repr=False)
+    """For whoever has the record and the weights, and no PyTorch."""
     image_names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     convention: str | None = None
@@ -99,6 +102,7 @@ class Verification:
             "torch_float32_runs": self.torch_runs,
             "measured_not_judged": [cost.to_json() for cost in self.costs],
             "stages": self.stages,
+            "sample": None if self.sample is None else self.sample.to_json(),
             "convention": self.convention,
         }
 
@@ -145,6 +149,7 @@ def verify_model(
         verification.kept_bits = kept_bits()
         torch64, truth, torch32 = _run_torch(verification, reference, inputs, progress)
     verification.features = torch64
+    verification.sample = take_sample(torch64, inputs)
     verification.logits["torch"] = torch64.logits()
     known: dict[tuple[str, str], np.ndarray] = {}
     computed: dict[tuple[str, str], Features] = {}

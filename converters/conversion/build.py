@@ -7,12 +7,9 @@ import numpy as np
 from ...keras_models.kernels.memory import no_collection
 from ...keras_models.layers.initializers import to_be_overwritten
 from ...keras_models.models.model import MobileClipModel
-from ...keras_models.registry import Variant
+from ...keras_models.registry import OPEN_CLIP_CONVENTIONS, Variant
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.identify import CheckpointFormat
-
-# open_clip computes every ViT-B/16 like this, whatever code trained the weights.
-OPEN_CLIP_CONVENTIONS = {"norm_epsilon": 1e-6, "stem_padding": 0}
 
 
 def build_model(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...keras_models.errors import MissingPackageError, MobileClipError
 from ...keras_models.models.model import MobileClipModel
-from ...keras_models.registry import Variant
+from ...keras_models.registry import OPEN_CLIP_CONVENTIONS, Variant
 from ...keras_models.store.file_names import CONVERSION_FILE
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.load import load_folder
@@ -24,16 +24,17 @@ from ...verify.torch_models.requirements import require_packages
 from ...verify.verification import MakeModel, Verification, steps, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
+from ..hub.contents import file_hashes
 from ..hub.model_card import CARD_FILE, LICENSE_FILE
 from ..hub.records import (
     PICTURE_FILE,
     VERIFICATION_FILE,
     read_record,
-    weight_hashes,
     write_card,
+    write_license,
     write_record,
 )
-from .build import OPEN_CLIP_CONVENTIONS, build_model, has_projection_bias
+from .build import build_model, has_projection_bias
 from .mapping import load_into
 from .progress import Progress
 
@@ -173,7 +174,9 @@ def write_verification(folder: Path, verification: Verification | None) -> None:
     if verification is not None:
         record = verification.to_json()
         draw(verification, folder / PICTURE_FILE)
-    write_record(folder, VERIFICATION_FILE, {**record, "weights_sha256": weight_hashes(folder)})
+    write_license(folder)
+    # Last of all: it says what every other file was.
+    write_record(folder, VERIFICATION_FILE, {**record, "files_sha256": file_hashes(folder)})
     write_card(folder)
 
 

@@ -11,28 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ...keras_models.errors import MobileClipError
-from ...keras_models.inputs.preprocessing import ImagePreprocessor
-from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.shown import shown_name
-from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
-from ...keras_models.store.folder import form_folders
-from ...keras_models.store.foreign_files import check_regular
+from ...keras_models.store.file_names import CONVERSION_FILE, FILES_RECORD, TRAIN_FOLDER, WEIGHTS
+from ...keras_models.store.folder import form_folders, read_config
 from ...keras_models.store.hub_errors import HubError
-from .model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE, license_text, validate_card
-from .records import VERIFICATION_FILE, read_record, weight_hashes, write_card
+from .agreement import find_disagreements
+from .contents import file_hashes, find_changes, published_files
+from .model_card import CARD_FILE, LICENSE_FILE, license_text, validate_card
+from .records import VERIFICATION_FILE, RecordError, file_digest, read_record, write_card
+from .trial import find_differences
 from .upload import upload_folder
+from .verdict import find_faults, find_gaps
 
 _REPO_ID = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
-_FORM_FILES = (CONFIG, METADATA, WEIGHTS)
-_OTHER_FILES = (
-    LICENSE_FILE,
-    CONVERSION_FILE,
-    VERIFICATION_FILE,
-    PICTURE_FILE,
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
 
 
 class PublishError(MobileClipError):
@@ -80,7 +71,9 @@ def publish(
     revision: str | None = None,
     tag: str | None = None,
 ) -> Publication:
-    """Uploads a converted folder whose verification passed for exactly the weights in it.
+    """Uploads a converted folder whose verification passed for exactly the files in it.
+
+    Each form is loaded and run on a few of the fixed inputs before anything is sent.
 
     The model card is written for this repository; the folder itself does not change. One commit holds everything and
     gets the tag. Files that the repository holds already are not sent again.
@@ -101,14 +94,17 @@ def publish(
     folder, repo = Path(folder), repo.removeprefix("hf://")
     if not _REPO_ID.fullmatch(repo):
         raise HubError(f"Cannot upload to {shown_name(repo)}: name the repository as user/name.")
-    problems = find_problems(folder)
+    problems, hashes = _look_at(folder)
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise PublishError(f"{folder} cannot be published:{listed}")
     tag = tag or _version_tag()
-    with _staged(folder, repo) as staged:
+    with _staged(folder, repo, hashes) as staged:
         validate_card((staged / CARD_FILE).read_text(encoding="utf-8"))
-        done = upload_folder(staged, repo, private=private, token=token, revision=revision, tag=tag, dry_run=dry_run)
+        hashes[CARD_FILE] = file_digest(staged / CARD_FILE, staged)
+        done = upload_folder(
+            staged, repo, private=private, token=token, revision=revision, tag=tag, dry_run=dry_run, hashes=hashes
+        )
         files = tuple(
             PublishedFile(path, (staged / path).stat().st_size, path in done.files_uploaded)
             for path in sorted((*done.files_uploaded, *done.files_unchanged))
@@ -122,86 +118,66 @@ def find_problems(folder: Path) -> list[str]:
     Raises:
         MobileClipError: where the folder holds no converted model, or its records cannot be read.
     """
-    forms = form_folders(folder)
-    if read_record(folder, CONFIG)["config"]["text_encoder"] is None:
-        return ["it holds the image tower alone, and what is published is to classify by texts"]
+    return _look_at(folder)[0]
+
+
+def _look_at(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """What is wrong with a folder, and the SHA-256 of each of its files while it was looked at."""
+    configs = {form: read_config(place, folder)["config"] for form, place in form_folders(folder).items()}
+    if next(iter(configs.values()))["text_encoder"] is None:
+        return ["it holds the image tower alone, and what is published is to classify by texts"], {}
+    # The hashes come first, so that nothing that is read below can change unseen.
+    hashes = file_hashes(folder)
+    hashes[VERIFICATION_FILE] = _record_hash(folder)
     conversion, verification = read_record(folder, CONVERSION_FILE), read_record(folder, VERIFICATION_FILE)
-    needed = _needed(folder)
-    missing = [path for path in needed if not (folder / path).exists()]
+    missing = [path for path in published_files(folder) if path not in hashes]
     problems = [f"it has no {path}" for path in missing]
-    for path in needed:
-        if path not in missing:
-            check_regular(folder / path, folder)
-    if verification.get("passed") is True:
-        problems += _unverified_forms(verification, tuple(forms))
-    else:
-        problems += _failures(verification)
-    if not any(path.endswith(WEIGHTS) for path in missing):
-        held = weight_hashes(folder)
-        for name, record in ((CONVERSION_FILE, conversion), (VERIFICATION_FILE, verification)):
-            noted = record.get("weights_sha256") or {}
-            problems += [
-                f"the {form} form is not the one that {name} is about: its weights have changed since"
-                for form in held
-                if noted.get(form) != held[form]
-            ]
+    gaps = find_gaps(verification)
+    problems += gaps or find_faults(verification, configs)
+    if "files_sha256" in verification:
+        bound = {path: digest for path, digest in hashes.items() if path != VERIFICATION_FILE}
+        problems += find_changes(bound, verification, missing)
     if LICENSE_FILE not in missing and (folder / LICENSE_FILE).read_bytes() != license_text().encode():
         problems.append(f"its {LICENSE_FILE} is not Apple's licence of the weights, word for word")
-    return problems + _unreadable(folder, missing)
+    disagreements = find_disagreements(folder, conversion, verification, missing)
+    problems += disagreements
+    if not (gaps or disagreements or any(path.endswith(WEIGHTS) for path in missing)):
+        problems += find_differences(folder, conversion, verification, tuple(configs))
+    return problems, hashes
 
 
-def _needed(folder: Path) -> list[str]:
-    """The files of a converted folder, without the model card."""
-    places = form_folders(folder).values()
-    forms = [(place / name).relative_to(folder).as_posix() for place in places for name in _FORM_FILES]
-    return [*forms, *_OTHER_FILES]
-
-
-def _failures(verification: dict[str, Any]) -> list[str]:
-    """Which comparisons with PyTorch failed."""
-    if "why" in verification:
-        return [f"it was {verification['why']}"]
-    failed = [
-        f"the {check['form']} form failed its comparison with PyTorch in {dtype}"
-        for dtype in ("float64", "float32")
-        for check in verification.get(dtype, ())
-        if not check["passed"]
-    ]
-    return failed or [f"its verification did not pass ({VERIFICATION_FILE})"]
-
-
-def _unverified_forms(verification: dict[str, Any], forms: tuple[str, ...]) -> list[str]:
-    return [
-        f"the {form} form was not compared with PyTorch in {dtype}"
-        for dtype in ("float64", "float32")
-        for form in forms
-        if form not in [check["form"] for check in verification.get(dtype, ())]
-    ]
-
-
-def _unreadable(folder: Path, missing: list[str]) -> list[str]:
-    """What is wrong with the files of preprocessing and tokenizer."""
-    problems = []
-    for part, file in ((ImagePreprocessor, "preprocessor_config.json"), (Tokenizer, "tokenizer.json")):
-        if file not in missing:
-            try:
-                part.from_pretrained(folder)
-            except MobileClipError as error:
-                problems.append(str(error).rstrip("."))
-    return problems
+def _record_hash(folder: Path) -> str:
+    try:
+        return file_digest(folder / VERIFICATION_FILE, folder)
+    except FileNotFoundError as error:
+        raise RecordError(f"{folder} has no {VERIFICATION_FILE}: it was not written by convert.") from error
 
 
 @contextmanager
-def _staged(folder: Path, repo: str) -> Iterator[Path]:
-    """The files to publish: those of `folder`, its weights as links, and a model card for this repository."""
+def _staged(folder: Path, repo: str, hashes: dict[str, str]) -> Iterator[Path]:
+    """The files to publish: those of `folder`, its weights as links, and a model card for this repository.
+
+    Args:
+        folder: that was looked at.
+        repo: for the card.
+        hashes: of each file when it was looked at.
+
+    Raises:
+        PublishError: where a file is another by now.
+    """
     with tempfile.TemporaryDirectory() as beside:
         staged = Path(beside) / folder.resolve().name
         (staged / TRAIN_FOLDER).mkdir(parents=True)
-        for path in _needed(folder):
+        for path in hashes:
             source = (folder / path).resolve()
             # What is read again lies in the folder itself. The weights are large.
             if not (path.endswith(WEIGHTS) and _is_linked(staged / path, source)):
                 shutil.copyfile(source, staged / path)
+        # Links to weights are left to the upload, which reads them anyway.
+        copied = [path for path in hashes if not (staged / path).is_symlink()]
+        changed = [path for path in copied if file_digest(staged / path, staged) != hashes[path]]
+        if changed:
+            raise PublishError(f"{folder} was changed while it was looked at: {', '.join(changed)}. Publish it again.")
         write_card(staged, repo)
         yield staged
 
@@ -216,7 +192,7 @@ def _is_linked(link: Path, target: Path) -> bool:
 
 
 def _left_out(folder: Path) -> tuple[str, ...]:
-    known = {*_needed(folder), CARD_FILE, FILES_RECORD}
+    known = {*published_files(folder), CARD_FILE, FILES_RECORD}
     there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return tuple(sorted(path for path in there if path not in known))
 

@@ -18,6 +18,7 @@ from ...keras_models.store.json_fields import (
     text,
     whole,
 )
+from ...keras_models.store.model_config import LARGEST_IMAGE
 
 VERIFICATION_FILE = "verification.json"
 
@@ -29,12 +30,21 @@ _FORM = text(among=FORMS)
 _HASHES = mapping(sha256, most=len(FORMS))
 
 _SOURCE = fields(
-    {}, {"file": _FILE_NAME, "sha256": sha256, "layout": _NAME, "form": _NAME, "dtype": _NAME, "weights": _NAME}
+    {},
+    {
+        **dict.fromkeys(("layout", "form", "dtype", "weights"), _NAME),
+        "file": _FILE_NAME,
+        "sha256": sha256,
+        "image_size": whole(1, LARGEST_IMAGE),
+        "logit_bias": flag,
+        "left": listed(text(), most=100_000),
+    },
 )
 _CONVERSION = fields(
     {},
     {
         "variant": _NAME,
+        "towers": text(among=("both", "image", "text")),
         "source": _SOURCE,
         "weights_sha256": _HASHES,
         "dtype": _NAME,
@@ -43,7 +53,9 @@ _CONVERSION = fields(
         "versions": mapping(_NAME, most=100),
     },
 )
-_EXACT = fields({}, {"form": _FORM, "image": _ERROR, "text": _ERROR, "passed": flag})
+_EXACT = fields(
+    {}, {"form": _FORM, **dict.fromkeys(("image", "text", "logit_scale", "logit_bias"), _ERROR), "passed": flag}
+)
 _ROUNDING = fields(
     {},
     {
@@ -55,6 +67,8 @@ _ROUNDING = fields(
         "passed": flag,
     },
 )
+_INPUTS = {"images": listed(text(), most=1000), "texts": listed(text(), most=1000)}
+_SAMPLE = fields({}, {**_INPUTS, "logits": listed(listed(number(-101, 101), most=100), most=100)})
 _COST = fields(
     {},
     {
@@ -84,12 +98,14 @@ _VERIFICATION = fields(
         "backend": text(among=BACKENDS),
         "device": _DEVICE,
         "versions": mapping(_NAME, most=100),
-        "inputs": fields({}, {"images": listed(text(), most=1000), "texts": listed(text(), most=1000)}),
+        "inputs": fields({}, _INPUTS),
         "float64": listed(_EXACT, most=100),
         "float32": listed(_ROUNDING, most=100),
         "measured_not_judged": listed(_COST, most=100),
         "convention": nullable(text(10_000)),
+        "sample": nullable(_SAMPLE),
         "weights_sha256": _HASHES,
+        "files_sha256": mapping(sha256, most=100),
     },
 )
 RECORDS: dict[str, Check] = {CONVERSION_FILE: _CONVERSION, VERIFICATION_FILE: _VERIFICATION}

@@ -81,24 +81,29 @@ def _finite(content: Any) -> Any:
 
 def weight_hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of each form's weights in a converted folder, in hexadecimal."""
-    return {form: _file_digest(place / WEIGHTS, folder) for form, place in form_folders(folder).items()}
+    return {form: file_digest(place / WEIGHTS, folder) for form, place in form_folders(folder).items()}
 
 
-def _file_digest(path: Path, folder: Path) -> str:
+def file_digest(path: Path, folder: Path) -> str:
+    """The SHA-256 of a file in a folder, in hexadecimal."""
     check_regular(path, folder)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_license(folder: Path) -> None:
+    """Writes Apple's licence into a converted folder."""
+    (folder / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
+
+
 def write_card(folder: Path, repo_id: str | None = None) -> None:
-    """Writes the model card and the licence into a converted folder.
+    """Writes the model card into a converted folder.
 
     Args:
         folder: with its records.
         repo_id: where it will be published, for the usage examples; None for a name that the reader replaces.
     """
     (folder / CARD_FILE).write_text(render_card(_card_info(folder, repo_id)), encoding="utf-8")
-    (folder / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
 
 
 def _card_info(folder: Path, repo_id: str | None) -> CardInfo:

@@ -1,6 +1,7 @@
 """Uploading a folder to the Hugging Face Hub in one commit, without sending what the repository holds already."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def upload_folder(
     revision: str | None = None,
     tag: str | None = None,
     dry_run: bool = False,
+    hashes: Mapping[str, str] | None = None,
 ) -> UploadResult:
     """Puts a folder's files into a model repository in one commit.
 
@@ -78,15 +80,23 @@ def upload_folder(
         if private and head is not None and not head.private:
             raise HubError(f"{cannot} as private: it is public. Change that there, or choose another name.")
         stored = _stored_files(api, repo_id, head)
+        _check_hashes(folder, files, hashes)
         unchanged = tuple(path for path in files if path in stored and _same(files[path], stored[path]))
         changed = tuple(path for path in files if path not in unchanged)
         if tag and head is not None:
             _check_tag(api, repo_id, tag, None if changed else head.sha)
         commit = None if head is None or changed else head.sha
         if changed and not dry_run:
+            additions = [CommitOperationAdd(path, files[path]) for path in changed]
+            # The Hub takes no large file under another hash than the one that is told here.
+            told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
+            _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
+            # Large files are sent first, and become part of the repository with the commit alone.
+            api.preupload_lfs_files(repo_id, additions, revision=branch, free_memory=False)
+            _check_hashes(folder, files, hashes)
             commit = api.create_commit(
                 repo_id,
-                [CommitOperationAdd(path, files[path]) for path in changed],
+                additions,
                 commit_message=f"Upload {folder.resolve().name}",
                 revision=branch,
                 parent_commit=head.sha if head else None,
@@ -105,6 +115,26 @@ def _files(folder: Path) -> dict[str, Path]:
     if not shown:
         raise HubError(f"{folder} holds no files: there is nothing to upload.")
     return {name: files[name] for name in shown}
+
+
+def _check_hashes(folder: Path, files: dict[str, Path], hashes: Mapping[str, str] | None) -> None:
+    """Raises HubError unless the files are exactly those of the hashes."""
+    if hashes is None:
+        return
+    _refuse(folder, [path for path in files.keys() | hashes.keys() if _sha256(files.get(path)) != hashes.get(path)])
+
+
+def _refuse(folder: Path, changed: list[str]) -> None:
+    if changed:
+        listed = ", ".join(sorted(changed))
+        raise HubError(f"{folder.name} was changed while it was published, and was not published: {listed}.")
+
+
+def _sha256(file: Path | None) -> str:
+    if file is None or not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _head(api: "HfApi", repo_id: str, branch: str) -> "ModelInfo | None":
