@@ -31,8 +31,8 @@ LOGIT_FLOOR = 1e-5
 matches that are closer than this in float64 count as equally good, because rounding decides which comes first."""
 
 LARGEST_TORCH_ERROR = 0.1
-"""On logits at scale 100. In the comparison of what is published, PyTorch's own float32 may be no further off than this.
-Else a record could say any error, and other weights would pass as these."""
+"""On logits at scale 100. Where a model is published, PyTorch's own float32 was no further off than this. Else a record
+could say any error, and other weights would pass as these."""
 
 ROUNDED_TOLERANCE = {"float16": 0.5, "bfloat16": 4.0}
 """On logits at scale 100, of weights that were rounded to half precision after the verification. PLACEHOLDER"""

@@ -88,6 +88,9 @@ def upload_folder(
         commit = None if head is None or changed else head.sha
         if changed and not dry_run:
             additions = [CommitOperationAdd(path, files[path]) for path in changed]
+            # What is told here is what the Hub takes a large file for, whatever is sent.
+            told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
+            _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
             # The Hub takes no large file under another hash than the one that is told here.
             told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
             _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
