@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...keras_models.store.hub_errors import LOG_IN, HubError, bare_id, hub_endpoint, is_offline, plain_errors
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoFile
 
 
@@ -88,14 +88,10 @@ def upload_folder(
         commit = None if head is None or changed else head.sha
         if changed and not dry_run:
             additions = [CommitOperationAdd(path, files[path]) for path in changed]
-            # What is told here is what the Hub takes a large file for, whatever is sent.
-            told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
-            _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
-            # The Hub takes no large file under another hash than the one that is told here.
-            told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
-            _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
+            _check_told(folder, additions, hashes)
             # Large files are sent first, and become part of the repository with the commit alone.
             api.preupload_lfs_files(repo_id, additions, revision=branch, free_memory=False)
+            _check_told(folder, additions, hashes)  # some ways of sending hash what they send
             _check_hashes(folder, files, hashes)
             commit = api.create_commit(
                 repo_id,
@@ -125,6 +121,12 @@ def _check_hashes(folder: Path, files: dict[str, Path], hashes: Mapping[str, str
     if hashes is None:
         return
     _refuse(folder, [path for path in files.keys() | hashes.keys() if _sha256(files.get(path)) != hashes.get(path)])
+
+
+def _check_told(folder: Path, additions: list["CommitOperationAdd"], hashes: Mapping[str, str] | None) -> None:
+    """Raises HubError unless the Hub is told these hashes: it stores a large file by what it is told."""
+    told = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
+    _refuse(folder, [path for path in told if hashes is not None and told[path] != hashes.get(path)])
 
 
 def _refuse(folder: Path, changed: list[str]) -> None:
