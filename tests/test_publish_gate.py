@@ -281,6 +281,12 @@ DISAGREEMENTS: dict[str, tuple[str, tuple[Any, ...], Any, str]] = {
     "bias": ("config.json", ("config", "logit_bias"), True, "logit_bias: True, where it should be False"),
     "converted bias": (CONVERSION, ("source", "logit_bias"), True, "logit_bias: False, where it should be True"),
     "dtype": (CONVERSION, ("dtype",), "float16", "dtype: float32, where it should be float16"),
+    "dtype of a tower": (
+        "config.json",
+        (*IMAGE, "dtype"),
+        "float16",
+        "image_encoder.dtype: float16, where it should be",
+    ),
     "one tower": (CONVERSION, ("towers",), "text", "image tower: there, where it should be none"),
     "lost tower": ("config.json", ("config", "image_encoder"), None, "image tower: none, where it should be there"),
     "class": ("config.json", ("config", "image_encoder", "registered_name"), "x>Y", "image_encoder: x>Y, where"),

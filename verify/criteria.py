@@ -30,12 +30,13 @@ LOGIT_FLOOR = 1e-5
 """On logits at scale 100. The largest e_keras may be this even where the largest e_torch happens to be smaller. Two
 matches that are closer than this in float64 count as equally good, because rounding decides which comes first."""
 
-LARGEST_TORCH_ERROR = 0.1
+LARGEST_TORCH_ERROR = 0.01
 """On logits at scale 100. Where a model is published, PyTorch's own float32 was no further off than this. Else a record
-could say any error, and other weights would pass as these."""
+could say any error, and other weights would pass as these. Weights of every kind were off by less than 0.001."""
 
-ROUNDED_TOLERANCE = {"float16": 0.5, "bfloat16": 4.0}
-"""On logits at scale 100, of weights that were rounded to half precision after the verification. PLACEHOLDER"""
+ROUNDED = {"float16": 2**13, "bfloat16": 2**16}
+"""Weights that were rounded to half precision after the verification may be off by this times as much: by so much is
+their rounding coarser than float32's."""
 
 LENGTH_TOLERANCE = 5e-5
 """Features have length 1 to this: 768 rounded squares are added up, each off by 2**-24 at most."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..keras_models import kernels
 from .compare import Features
-from .criteria import LOGIT_FLOOR, MAX_RATIO, ROUNDED_TOLERANCE
+from .criteria import LOGIT_FLOOR, MAX_RATIO, ROUNDED
 from .inputs import Inputs
 from .programs import features_of, unnormalised
 
@@ -67,4 +67,4 @@ def sample_limit(torch_maximum: float, dtype: str) -> float:
         torch_maximum: PyTorch's own largest error in float32.
         dtype: of the stored weights. Half precision was rounded after the verification.
     """
-    return max(MAX_RATIO * torch_maximum, LOGIT_FLOOR, ROUNDED_TOLERANCE.get(dtype, 0.0))
+    return max(MAX_RATIO * torch_maximum, LOGIT_FLOOR) * ROUNDED.get(dtype, 1)
