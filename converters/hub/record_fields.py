@@ -5,6 +5,7 @@ A field may be missing, because older versions wrote fewer; whoever needs it is 
 
 from ...keras_models.architectures import FORMS
 from ...keras_models.backend_choice import BACKENDS
+from ...keras_models.store.config_fields import LARGEST_IMAGE
 from ...keras_models.store.file_names import CONVERSION_FILE
 from ...keras_models.store.json_fields import (
     Check,
@@ -18,7 +19,6 @@ from ...keras_models.store.json_fields import (
     text,
     whole,
 )
-from ...keras_models.store.model_config import LARGEST_IMAGE
 
 VERIFICATION_FILE = "verification.json"
 
