@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoFile
 
 
+CARD = "README.md"
+
+
 @dataclass(frozen=True)
 class UploadResult:
     """What an upload did, or would do."""
@@ -89,6 +92,8 @@ def upload_folder(
         if changed and not dry_run:
             additions = [CommitOperationAdd(path, files[path]) for path in changed]
             _check_told(folder, additions, hashes)
+            if CARD in changed:
+                _check_card(api, files[CARD])
             # Large files are sent first, and become part of the repository with the commit alone.
             api.preupload_lfs_files(repo_id, additions, revision=branch, free_memory=False)
             _check_told(folder, additions, hashes)  # some ways of sending hash what they send
@@ -114,6 +119,17 @@ def _files(folder: Path) -> dict[str, Path]:
     if not shown:
         raise HubError(f"{folder} holds no files: there is nothing to upload.")
     return {name: files[name] for name in shown}
+
+
+def _check_card(api: "HfApi", card: Path) -> None:
+    """Raises HubError where the Hub refuses a card. `create_commit` asks, too, but large files are sent before it."""
+    from huggingface_hub import get_session
+
+    content = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=content)
+    if answer.status_code == 400:
+        wrong = " ".join(f"- {error.get('message')}" for error in answer.json().get("errors", ()))
+        raise HubError(f"Invalid metadata in {card.name}. {wrong}")
 
 
 def _check_hashes(folder: Path, files: dict[str, Path], hashes: Mapping[str, str] | None) -> None:
