@@ -36,8 +36,13 @@ def folder_placed_whole(target: Path, check: Check) -> Iterator[Path]:
 def _replace_folder(place: Staging, target: Path, check: Check) -> None:
     """Puts a whole folder in place of another, in one step where the system can."""
     if not os.path.lexists(target):
-        place.new.rename(target)  # fails where something appears meanwhile
-        return
+        try:
+            place.new.rename(target)
+            return
+        except OSError:
+            if not os.path.lexists(target):
+                raise
+            # Something appeared meanwhile, such as what another process wrote there.
     check(target, False)
     place.placing.touch()
     if exchange(place.new, target):
