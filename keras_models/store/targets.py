@@ -72,12 +72,22 @@ def foreign_in(place: Path, *, thorough: bool = True) -> str | None:
 
     `thorough` is as for `foreign_files`.
     """
-    foreign = foreign_files(place, thorough=thorough)
+    foreign = _steady(place, thorough)
     if foreign is None:
         return "was not written by this program"
     if foreign:
         return f"holds what this program did not write ({listed(foreign)})"
     return None
+
+
+def _steady(place: Path, thorough: bool) -> list[str] | None:
+    """`foreign_files` of one and the same folder: another process may replace it while it is looked at."""
+    while True:
+        before = place.stat().st_ino
+        with suppress(FileNotFoundError):
+            foreign = foreign_files(place, thorough=thorough)
+            if not foreign or place.stat().st_ino == before:
+                return foreign
 
 
 def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> None:
