@@ -259,7 +259,7 @@ def test_fit_without_a_loss_learns_which_belong_together(dtype: str) -> None:
     randomise(MobileClipModel(text_encoder=texts))
     before = float(array(model.logit_scale))
     model.compile(keras.optimizers.Adam(1e-2))
-    history = model.fit(inputs, batch_size=8, epochs=20, verbose=0).history["loss"]
+    history = model.fit(inputs, batch_size=8, epochs=40, verbose=0).history["loss"]
     assert history[-1] < 0.7 * history[0]
     assert float(array(model.logit_scale)) != before
     found = model(inputs)
