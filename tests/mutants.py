@@ -242,7 +242,7 @@ def mutated_checkpoint(seed: int, tensors: dict[str, np.ndarray], folder: Path, 
             known = chance.choice(list(tensors))
             try:
                 content[known if name is None else name] = change(content[known])
-            except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+            except (RuntimeError, AttributeError, TypeError, NotImplementedError):  # of an entry changed before
                 continue
             said.append(f"entry {index}")
     if chance.random() < 0.2:
@@ -268,6 +268,7 @@ def _written(content: Tensors, kind: str) -> bytes:
     buffer = io.BytesIO()
     try:
         torch.save(content, buffer, _use_new_zipfile_serialization=kind == "zip.pt")
+    # Some strange entries cannot be saved. Then the file is a pickle that breaks off.
     except (RecursionError, RuntimeError, NotImplementedError, pickle.PicklingError, AttributeError):
         buffer = io.BytesIO(b"\x80\x02}")
     return buffer.getvalue()

@@ -176,6 +176,18 @@ def weights(model: keras.Model) -> list[np.ndarray]:
     return [np.array(as_numpy(keras.ops.cast(v, "float32") if v.dtype == "bfloat16" else v)) for v in model.weights]
 
 
+def from_keras_file(model: MobileClipModel, folder: Path) -> Any:
+    """What comes back of a model from a .keras file in a folder."""
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+def from_pretrained(model: MobileClipModel, folder: Path) -> Any:
+    """What comes back of a model from a folder below another."""
+    model.save_pretrained(folder / "model")
+    return MobileClipModel.from_pretrained(folder / "model")
+
+
 def nightly_on(*backends: str) -> pytest.MarkDecorator:
     """Marks a test as `backend`, or as `nightly` on backends where it takes long and proves the same as elsewhere."""
     slow = keras.backend.backend() in backends

@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEnco
 from mobileclip_keras.keras_models.store.file_names import CONFIG
 
 from .small import randomise, small_model
-from .support import TOKENS, images, nightly_on
+from .support import TOKENS, from_keras_file, from_pretrained, images, nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -54,16 +54,6 @@ def moved_by_fit(model: keras.Model, *data: Any, loss: str | None = None) -> set
     before = values(model)
     model.fit(*(data or (PAIRS,)), epochs=1, verbose=0)
     return {path for path, value in values(model).items() if not np.array_equal(before[path], value)}
-
-
-def from_keras_file(model: MobileClipModel, folder: Path) -> Any:
-    model.save(folder / "model.keras")
-    return keras.saving.load_model(folder / "model.keras")
-
-
-def from_pretrained(model: MobileClipModel, folder: Path) -> Any:
-    model.save_pretrained(folder / "model")
-    return MobileClipModel.from_pretrained(folder / "model")
 
 
 REBUILT: dict[str, Callable[[MobileClipModel, Path], Any]] = {

@@ -1,7 +1,6 @@
 """LoRA adapters: kept where training goes on, merged where a plain model is asked for."""
 
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 
 from .small import image_rows, randomise, small_model
-from .support import TOKENS, call, nightly_on
+from .support import TOKENS, call, from_keras_file, nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -43,11 +42,6 @@ def adapted(dtype: str = "float32", text: str = "small_mct_of_64_words") -> Mobi
     model = small_model(None, text, dtype)
     adapt(model, "qkv", "fc2", "token_embedding")
     return model
-
-
-def from_keras_file(model: MobileClipModel, folder: Path) -> Any:
-    model.save(folder / "model.keras")
-    return keras.saving.load_model(folder / "model.keras")
 
 
 def assert_adapters_kept(model: MobileClipModel, again: MobileClipModel) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import mobileclip_keras as mk
 from mobileclip_keras.keras_models.errors import MobileClipError
-from mobileclip_keras.keras_models.store import atomic
+from mobileclip_keras.keras_models.store import atomic, targets
 from mobileclip_keras.keras_models.store.atomic import folder_placed_whole, written_whole
 from mobileclip_keras.keras_models.store.output_errors import OutputError
 from mobileclip_keras.keras_models.store.own_files import (
@@ -441,3 +441,24 @@ def test_the_record_names_every_file(model: mk.MobileClipModel, tmp_path: Path) 
     files = record["files"]
     assert record["program"] == "mobileclip-keras" and files.keys() == {"train/x"}
     assert files["train/x"]["size"] == 3 and files["train/x"]["sha256"] == [hashlib.sha256(b"123").hexdigest()]
+
+
+def test_a_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record may be of the old folder, and the files of the new one."""
+    looks: list[Path] = []
+
+    def look(place: Path, **_: bool) -> list[str]:
+        looks.append(place)
+        if len(looks) > 1:
+            return []
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other").replace(place)
+        return ["config.json (changed since it was written)"]
+
+    (tmp_path / "target").mkdir()
+    monkeypatch.setattr(targets, "foreign_files", look)
+    assert targets.foreign_in(tmp_path / "target") is None and len(looks) == 2
+    monkeypatch.setattr(targets, "foreign_files", lambda *_, **__: ["thesis.pdf"])
+    assert "thesis.pdf" in (targets.foreign_in(tmp_path / "target") or "")

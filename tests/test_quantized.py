@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.store.folder import FolderError
 
 from .small import small_model
-from .support import TOKENS, call, images, nightly_on
+from .support import TOKENS, call, from_keras_file, from_pretrained, images, nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -35,16 +35,6 @@ def quantized(image: str | None = None, text: str = "small_mct_of_64_words", **o
     model = small_model(image, text, form="inference", **options)
     model.quantize("int8")
     return model
-
-
-def from_keras_file(model: MobileClipModel, folder: Path) -> Any:
-    model.save(folder / "model.keras")
-    return keras.saving.load_model(folder / "model.keras")
-
-
-def from_pretrained(model: MobileClipModel, folder: Path) -> Any:
-    model.save_pretrained(folder / "model")
-    return MobileClipModel.from_pretrained(folder / "model")
 
 
 def from_keras_folder(model: MobileClipModel, folder: Path) -> Any:

@@ -71,7 +71,7 @@ def _quantized(layer: Any) -> bool:
     """Quantises a layer, unless it is of a kind of the user's own that Keras does not quantise."""
     try:
         layer.quantize(QUANTIZATION_MODE)
-    except NotImplementedError:
+    except NotImplementedError:  # so Keras says it; the report names the layer among those that stay floats
         return False
     return True
 

@@ -37,5 +37,6 @@ def load_archive(path: Path) -> "MobileClipModel":
                 return load_folder(folder)
             except FolderError as error:
                 raise FolderError(str(error).replace(folder, str(path))) from error
+    # zipfile says RuntimeError of an encrypted file, NotImplementedError of a packing that it does not know.
     except (OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
         raise FolderError(f"{path} cannot be loaded: {error}") from error

@@ -128,6 +128,7 @@ def recover(parent: Path) -> None:
         return
     for name in names:
         if name.endswith(_LOCK) and _NAME.fullmatch(name.removesuffix(_LOCK)):
+            # Somebody else cleared up meanwhile, or the disk knows no locks.
             with suppress(OSError, NotImplementedError):
                 _recover(Staging(parent / name.removesuffix(_LOCK)))
 

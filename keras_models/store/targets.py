@@ -84,10 +84,14 @@ def _steady(place: Path, thorough: bool) -> list[str] | None:
     """`foreign_files` of one and the same folder: another process may replace it while it is looked at."""
     while True:
         before = place.stat().st_ino
-        with suppress(FileNotFoundError):
+        try:
             foreign = foreign_files(place, thorough=thorough)
-            if not foreign or place.stat().st_ino == before:
-                return foreign
+        except FileNotFoundError:
+            if place.stat().st_ino == before:
+                raise
+            continue
+        if foreign == [] or place.stat().st_ino == before:
+            return foreign
 
 
 def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> None:
