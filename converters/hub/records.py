@@ -1,6 +1,5 @@
 """The records in a converted folder: its origin and the outcome of its verification."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -14,6 +13,7 @@ from ...keras_models.store.folder import form_folders, read_config
 from ...keras_models.store.foreign_files import check_regular
 from ...keras_models.store.json_fields import fields, problems
 from ...keras_models.store.json_file import read_json
+from ...keras_models.store.own_files import sha256
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 from .record_fields import RECORDS
@@ -87,8 +87,7 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 def file_digest(path: Path, folder: Path) -> str:
     """The SHA-256 of a file in a folder, in hexadecimal."""
     check_regular(path, folder)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def write_license(folder: Path) -> None:

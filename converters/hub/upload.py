@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...keras_models.store.hub_errors import LOG_IN, HubError, bare_id, hub_endpoint, is_offline, plain_errors
+from ...keras_models.store.own_files import sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -136,7 +137,8 @@ def _check_hashes(folder: Path, files: dict[str, Path], hashes: Mapping[str, str
     """Raises HubError unless the files are exactly those of the hashes."""
     if hashes is None:
         return
-    _refuse(folder, [path for path in files.keys() | hashes.keys() if _sha256(files.get(path)) != hashes.get(path)])
+    held = {path: sha256(file) for path, file in files.items() if file.is_file()}
+    _refuse(folder, [path for path in files.keys() | hashes.keys() if held.get(path) != hashes.get(path)])
 
 
 def _check_told(folder: Path, additions: list["CommitOperationAdd"], hashes: Mapping[str, str] | None) -> None:
@@ -149,13 +151,6 @@ def _refuse(folder: Path, changed: list[str]) -> None:
     if changed:
         listed = ", ".join(sorted(changed))
         raise HubError(f"{folder.name} was changed while it was published, and was not published: {listed}.")
-
-
-def _sha256(file: Path | None) -> str:
-    if file is None or not file.is_file():
-        return ""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _head(api: "HfApi", repo_id: str, branch: str) -> "ModelInfo | None":
