@@ -23,6 +23,12 @@ def _names(variants: list[str] | None) -> list[str] | None:
         raise typer.BadParameter(str(error)) from None
 
 
+def _checkout(path: Path | None) -> Path | None:
+    if path is not None and not (path / "benchmarks" / "samples.py").is_file():
+        raise typer.BadParameter(f"{str(path)!r} is no checkout of this project.")
+    return path and path.resolve()
+
+
 def _writable(path: Path | None) -> Path | None:
     if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise typer.BadParameter(f"Nothing can be written into a folder {str(path.parent)!r}.")
@@ -31,3 +37,7 @@ def _writable(path: Path | None) -> Path | None:
 
 NAMES = typer.Argument(help='Variants by any of their names, or "all".', callback=_names)
 JSON = typer.Option("--json", dir_okay=False, callback=_writable, help="The file that results are added to.")
+Against = Annotated[
+    Path | None,
+    typer.Option(help="Another checkout of this project, measured in turns with this one.", callback=_checkout),
+]

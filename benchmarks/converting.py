@@ -5,8 +5,8 @@
 Synthetic checkpoints in the published layout, as .pt and as .safetensors; each sample in a new process, in turns:
 "torch" reads the .pt file whole and writes it again, "safetensors" does so with the .safetensors file by that
 library's own functions, "mapping" opens a file, reads and assigns row by row, and writes the train form, "convert" is
-all that `convert --no-verify` does, hashing and folding included. Ratios are to "torch". Memory is the peak above what
-the imports take, as a multiple of the weights.
+all that `convert --no-verify` does, hashing and folding included. `--against` measures another checkout, too. Ratios
+are to "torch". Memory is the peak above what the imports take, as a multiple of the weights.
 """
 
 import json
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from arguments import NAMES, Backend, Repeats
+from arguments import NAMES, Against, Backend, Repeats
 from rich.console import Console
 from rich.table import Table
-from samples import MIB, Sample, in_process, keep, measured, medians
+from samples import MIB, OTHER, Sample, add_ratios_to_other, in_process, keep, measured, medians
 
 RESULTS = Path(__file__).parent / "results" / "converting.json"
+OWN_WAYS = ("mapping", "convert")
 WAYS = {".pt": ("torch", "mapping", "convert"), ".safetensors": ("torch", "safetensors", "mapping", "convert")}
 
 
@@ -102,25 +103,31 @@ def prepare(variant: str, folder: Path) -> tuple[str, Path]:
     return get_variant(variant).name, file
 
 
-def compare(variant: str, backend: str, repeats: int) -> dict[str, Any]:
+def compare(variant: str, backend: str, repeats: int, against: Path | None) -> dict[str, Any]:
     """The medians of every way, for both formats."""
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         name, file = prepare(variant, Path(folder))
         for suffix, ways in WAYS.items():
             source = file.with_suffix(suffix)
-            samples: dict[str, list[Sample]] = {way: [] for way in ways}
+            runs = {way: (way, None) for way in ways}
+            if against:
+                runs |= {OTHER + way: (way, against) for way in OWN_WAYS}
+            samples: dict[str, list[Sample]] = {name: [] for name in runs}
             for turn in range(repeats + 1):
-                for way in ways:
+                for run, (way, checkout) in runs.items():
                     with tempfile.TemporaryDirectory(dir=folder) as out:
                         arguments = (way, str(source), f"{out}/new", name)
-                        taken = in_process(__file__, "--sample", json.dumps(arguments), backend=backend)
+                        taken = in_process(
+                            __file__, "--sample", json.dumps(arguments), backend=backend, checkout=checkout
+                        )
                     if turn:  # the first brings the files into memory
-                        samples[way].append(taken)
+                        samples[run].append(taken)
             found = {way: medians(taken) for way, taken in samples.items()}
             for taken in found.values():
                 taken["ratio"] = taken["seconds"] / found["torch"]["seconds"]
                 taken["peak_ratio"] = taken["peak"] / source.stat().st_size
+            add_ratios_to_other(found)
             results[f"{name}{suffix}, {backend}"] = {
                 "bytes": source.stat().st_size,
                 "repeats": repeats,
@@ -133,6 +140,7 @@ def main(
     variants: Annotated[list[str] | None, NAMES] = None,
     backend: Annotated[Backend, typer.Option(help="Backend of Keras.")] = Backend.tensorflow,
     repeats: Repeats = 3,
+    against: Against = None,
     sample: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Prints and keeps the time and the memory that converting takes."""
@@ -147,14 +155,20 @@ def main(
         print(json.dumps(runs[way](*arguments)))
         return
     start = time.perf_counter()
-    table = Table("file, backend", "MiB", "way", "s", "ratio", "peak / weights", title="Converting")
+    table = Table("file, backend", "MiB", "way", "s", "ratio", "peak / weights", "to other", title="Converting")
     for variant in variants or ["s0", "s2"]:
-        results = compare(variant, backend, repeats)
+        results = compare(variant, backend, repeats, against)
         keep(RESULTS, results)
         for name, result in results.items():
             for way, taken in result["ways"].items():
                 numbers = (f"{taken[key]:.2f}" for key in ("seconds", "ratio", "peak_ratio"))
-                table.add_row(name, f"{result['bytes'] / MIB:.0f}", way, *numbers)
+                table.add_row(
+                    name,
+                    f"{result['bytes'] / MIB:.0f}",
+                    way,
+                    *numbers,
+                    f"{taken['to_other']:.2f}" if "to_other" in taken else "",
+                )
     Console(width=120).print(table, f"{time.perf_counter() - start:.0f} s in all")
 
 

@@ -6,6 +6,7 @@ Every way to compute runs in a process that stays up, on 2 threads, in float32 a
 checkpoint; the processes take turns, one sample each, so that whatever else the machine does falls on all alike.
 Beside the median stands its ratio to PyTorch's reparameterised model run eagerly, and how far the features are from
 PyTorch's in float64, as a multiple of what PyTorch's own float32 run is off by: a fast wrong way cannot win.
+`--against` measures another checkout of this project, too; the ratio to it stands in brackets.
 """
 
 import json
@@ -23,12 +24,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from arguments import JSON, NAMES
+from arguments import JSON, NAMES, Against
 from engines import BASELINE, EXACT
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from samples import keep
+from samples import OTHER, in_process, keep, of_checkout
 
 RESULTS = Path(__file__).parent / "results" / "inference.json"
 BATCHES = {"image": (1, 8), "text": (1, 32)}
@@ -48,9 +49,10 @@ QUIET = {
 class Worker:
     """A process that computes features in the ways that one library offers."""
 
-    def __init__(self, library: str, folder: Path) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("engines.py")), library, str(folder)]
-        environment = {**os.environ, **QUIET, "KERAS_BACKEND": library.removeprefix("keras-")}
+    def __init__(self, library: str, folder: Path, checkout: Path | None = None) -> None:
+        program, found_in = of_checkout(str(Path(__file__).with_name("engines.py")), checkout)
+        command = [sys.executable, program, library, str(folder)]
+        environment = {**os.environ, **QUIET, **found_in, "KERAS_BACKEND": library.removeprefix("keras-")}
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -71,8 +73,12 @@ class Worker:
 
 
 @contextmanager
-def workers(libraries: list[str], folder: Path) -> Iterator[dict[str, Worker]]:
-    started = {library: Worker(library, folder) for library in libraries}
+def workers(libraries: list[str], folder: Path, against: Path | None) -> Iterator[dict[str, Worker]]:
+    started: dict[str, Worker] = {}
+    for library in libraries:
+        started[library] = Worker(library, folder)
+        if against and library.startswith("keras-"):
+            started[OTHER + library] = Worker(library, folder / "other", against)
     try:
         yield started
     finally:
@@ -94,13 +100,27 @@ def prepare(variant: str, folder: Path) -> None:
     (folder / "source.txt").write_text(source.name)
 
 
-def measure(variant: str, libraries: list[str], rounds: int, console: Console) -> list[dict[str, Any]]:
+def prepare_other(checkout: Path, variant: str, folder: Path) -> None:
+    """Lets another checkout convert the same checkpoint."""
+    other = folder / "other"
+    other.mkdir()
+    sample = ("convert", str(folder / (folder / "source.txt").read_text()), str(other / "converted"), variant)
+    in_process(str(Path(__file__).with_name("converting.py")), "--sample", json.dumps(sample), checkout=checkout)
+    for tower in BATCHES:
+        (other / f"{tower}.npy").symlink_to(folder / f"{tower}.npy")
+
+
+def measure(
+    variant: str, libraries: list[str], rounds: int, against: Path | None, console: Console
+) -> list[dict[str, Any]]:
     """One row for each tower, batch and way to compute."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(variant, folder)
-        with workers(libraries, folder) as started:
+        if against:
+            prepare_other(against, variant, folder)
+        with workers(libraries, folder, against) as started:
             for tower, batches in BATCHES.items():
                 for batch in batches:
                     rows += measure_case(variant, tower, batch, started, rounds, folder, console)
@@ -117,23 +137,24 @@ def measure_case(
     console: Console,
 ) -> list[dict[str, Any]]:
     case = {"tower": tower, "batch": batch}
-    ways: list[tuple[str, str]] = []
+    ways: dict[str, tuple[str, str]] = {}
     features: dict[str, np.ndarray] = {}
     for library, worker in started.items():
         for way in worker.ask(do="prepare", **case):
             if "failed" in way:
                 console.print(f"[yellow]{way['name']}: {way['failed']}", highlight=False)
                 continue
-            ways.append((library, way["name"]))
-            features[way["name"]] = np.load(folder / way["features"])
+            other = OTHER if library.startswith(OTHER) else ""
+            ways[other + way["name"]] = (library, way["name"])
+            features[other + way["name"]] = np.load(folder / ("other" if other else "") / way["features"])
     exact = features.pop(EXACT)
-    timed = [(library, name) for library, name in ways if name != EXACT]
-    seconds: dict[str, list[float]] = {name: [] for _, name in timed}
+    timed = {name: ways[name] for name in features}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     samples = rounds if batch > 1 else SAMPLES_OF_ONE * rounds
     for _ in track(range(samples), f"{variant} {tower} x {batch}", console=console):
-        for library, name in timed:
+        for name, (library, way) in timed.items():
             # Short runs would else be charged for what the process before left in the caches.
-            seconds[name].append(started[library].ask(do="time", way=name, warm=batch == 1, **case))
+            seconds[name].append(started[library].ask(do="time", way=way, warm=batch == 1, **case))
     for worker in started.values():
         worker.ask(do="forget")
     baseline = statistics.median(seconds[BASELINE])
@@ -145,11 +166,19 @@ def measure_case(
             "way": name,
             "ms": round(1e3 * statistics.median(seconds[name]), 2),
             "ratio": round(statistics.median(seconds[name]) / baseline, 3),
+            **to_other(seconds, name),
             "error": rms(features[name], exact),
             "error_ratio": round(rms(features[name], exact) / scale, 2),
         }
-        for _, name in timed
+        for name in timed
     ]
+
+
+def to_other(seconds: dict[str, list[float]], name: str) -> dict[str, float]:
+    """How many times as long this checkout takes as the other, where that was measured, too."""
+    if not (other := seconds.get(OTHER + name)):
+        return {}
+    return {"to_other": round(statistics.median(seconds[name]) / statistics.median(other), 3)}
 
 
 def rms(features: np.ndarray, exact: np.ndarray) -> float:
@@ -164,6 +193,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     by_way: dict[str, dict[tuple, str]] = {}
     for row in rows:
         cell = f"{row['ms']:.1f}  {row['ratio']:.2f}  {row['error_ratio']:.1f}"
+        if "to_other" in row:
+            cell += f"  ({row['to_other']:.2f})"
         by_way.setdefault(row["way"], {})[row["variant"], row["tower"], row["batch"]] = cell
     for way, cells in by_way.items():
         table.add_row(way, *(cells.get(case, "") for case in cases))
@@ -203,6 +234,7 @@ def main(
     variants: Annotated[list[str], NAMES],
     library: Annotated[list[Library] | None, typer.Option(help="Libraries to run it by, else all.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Samples of each way; of batches of one, four times as many.")] = 9,
+    against: Against = None,
     out: Annotated[Path, JSON] = RESULTS,
 ) -> None:
     """Prints and keeps how fast some variants are."""
@@ -212,7 +244,7 @@ def main(
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for variant in variants:
-        made = measure(variant, libraries, rounds, console)
+        made = measure(variant, libraries, rounds, against, console)
         keep(out, {made[0]["variant"]: {"rows": made}})
         rows += made
     show(rows, console)

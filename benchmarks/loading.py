@@ -6,7 +6,8 @@ Both load the same weights, a synthetic checkpoint, each time in a new process, 
 safetensors file and from the .pt file. Imports are timed apart. Memory is the peak above what the imports take,
 as a multiple of the float32 weights. "Keras' objects" are as many layers and variables of the same shapes, without
 values: Keras' own batch norms, layer norms, dense layers and embeddings where the model has such, and plain layers for
-all else. Less than that, no model of Keras takes.
+all else. Less than that, no model of Keras takes. `--against` measures another checkout, too, each with the folder that
+it converted itself.
 """
 
 import json
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from arguments import NAMES, Backend, Repeats
+from arguments import NAMES, Against, Backend, Repeats
 from rich.console import Console
 from rich.table import Table
-from samples import Sample, in_process, keep, measured, medians
+from samples import OTHER, Sample, add_ratios_to_other, in_process, keep, measured, medians
 
 FORMS = ("inference", "train")
 OPEN_CLIP = ("open_clip, .safetensors", "open_clip, .pt")
@@ -141,22 +142,35 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     return found.name, ways, file.stat().st_size
 
 
-def compare(variant: str, backends: list[str], repeats: int) -> dict[str, Any]:
+def prepare_other(checkout: Path, name: str, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Lets another checkout convert the checkpoint; its ways to load."""
+    sample = ("convert", str(folder / f"{name}.safetensors"), str(folder / "other"), name)
+    in_process(str(Path(__file__).with_name("converting.py")), "--sample", json.dumps(sample), checkout=checkout)
+    return {OTHER + form: ("keras", str(folder / "other"), form) for form in FORMS}
+
+
+def compare(variant: str, backends: list[str], repeats: int, against: Path | None) -> dict[str, Any]:
     """The medians of every way to load a variant."""
     with tempfile.TemporaryDirectory() as folder:
         name, ways, size = prepare(variant, Path(folder))
+        if against:
+            ways |= prepare_other(against, name, Path(folder))
         runs = [(way, "torch") for way in OPEN_CLIP]
-        runs += [(way, backend) for way in ways if way not in OPEN_CLIP for backend in backends]
+        # A checkout's way beside the same of the other.
+        ordered = sorted((way for way in ways if way not in OPEN_CLIP), key=lambda way: way.removeprefix(OTHER))
+        runs += [(way, backend) for backend in backends for way in ordered]
         samples: dict[str, list[Sample]] = {f"{way}, {backend}": [] for way, backend in runs}
         for turn in range(repeats + 1):
             for way, backend in runs:
-                sample = in_process(__file__, "--sample", json.dumps(ways[way]), backend=backend)
+                checkout = against if way.startswith(OTHER) else None
+                sample = in_process(__file__, "--sample", json.dumps(ways[way]), backend=backend, checkout=checkout)
                 if turn:  # the first brings the files into memory
                     samples[f"{way}, {backend}"].append(sample)
     found = {way: medians(taken) for way, taken in samples.items()}
     best = min(found[f"{way}, torch"]["seconds"] for way in OPEN_CLIP)
     for sample in found.values():
         sample |= {"ratio": sample["seconds"] / best, "peak_ratio": sample["peak"] / size}
+    add_ratios_to_other(found)
     return {name: {"bytes": size, "repeats": repeats, "ways": found}}
 
 
@@ -164,6 +178,7 @@ def main(
     variants: Annotated[list[str] | None, NAMES] = None,
     backend: Annotated[list[Backend] | None, typer.Option(help="Backends of Keras; all where left out.")] = None,
     repeats: Repeats = 5,
+    against: Against = None,
     sample: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Prints and keeps the time and the memory that loading takes."""
@@ -171,15 +186,16 @@ def main(
         how, *arguments = json.loads(sample)
         print(json.dumps(HOW[how](*arguments)))
         return
-    columns = ("variant", "way", "imports, s", "own import, s", "load, s", "ratio", "peak / weights")
+    columns = ("variant", "way", "imports, s", "own import, s", "load, s", "ratio", "peak / weights", "to other")
     table = Table(*columns, title="Loading; ratios to the faster of open_clip's", title_justify="left")
     for variant in variants or ["s2"]:
-        results = compare(variant, backend or list(Backend), repeats)
+        results = compare(variant, backend or list(Backend), repeats, against)
         keep(RESULTS, results)
         for name, result in results.items():
             for way, taken in result["ways"].items():
                 numbers = ("imports", "import", "seconds", "ratio", "peak_ratio")
-                table.add_row(name, way, *(f"{taken[key]:.2f}" for key in numbers))
+                to_other = f"{taken['to_other']:.2f}" if "to_other" in taken else ""
+                table.add_row(name, way, *(f"{taken[key]:.2f}" for key in numbers), to_other)
     Console(width=120).print(table)
 
 

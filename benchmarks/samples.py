@@ -18,6 +18,9 @@ MIB = 2**20
 THREADS = 2
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "open_clip_torch", "h5py", "safetensors", "numpy")
 
+OTHER = "other checkout: "
+"""What begins the names of the ways of another checkout."""
+
 Sample = dict[str, float]
 
 
@@ -44,8 +47,16 @@ def measured(sample: Sample) -> Iterator[None]:
     sample["peak"] = memory("VmHWM") - before
 
 
-def in_process(program: str, *arguments: str, backend: str = "tensorflow") -> Sample:
+def of_checkout(program: str, checkout: Path | None) -> tuple[str, dict[str, str]]:
+    """The program of that name in another checkout of this project, and the variable that makes Python import that."""
+    if checkout is None:
+        return program, {}
+    return str(checkout / "benchmarks" / Path(program).name), {"PYTHONPATH": str(checkout)}
+
+
+def in_process(program: str, *arguments: str, backend: str = "tensorflow", checkout: Path | None = None) -> Sample:
     """What a program, run afresh, prints as JSON on its last line."""
+    program, found_in = of_checkout(program, checkout)
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -55,6 +66,7 @@ def in_process(program: str, *arguments: str, backend: str = "tensorflow") -> Sa
         "TF_NUM_INTRAOP_THREADS": str(THREADS),
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "HF_HUB_OFFLINE": "1",
+        **found_in,
     }
     done = subprocess.run(
         [sys.executable, program, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -65,6 +77,13 @@ def in_process(program: str, *arguments: str, backend: str = "tensorflow") -> Sa
 def medians(samples: list[Sample]) -> Sample:
     """The median of each quantity."""
     return {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+
+
+def add_ratios_to_other(found: dict[str, Sample]) -> None:
+    """To each way that another checkout was measured in, too, how many times as long this one takes."""
+    for way, sample in found.items():
+        if other := found.get(OTHER + way):
+            sample["to_other"] = sample["seconds"] / other["seconds"]
 
 
 def machine() -> dict[str, Any]:
