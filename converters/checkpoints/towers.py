@@ -8,7 +8,7 @@ from functools import cache, cached_property
 
 from ...keras_models.architectures import IMAGE_TOWERS, ViTConfig
 from ...keras_models.registry import VARIANTS
-from ...weight_maps.table import NONE, Row, tower_rows
+from ...weight_maps.table import LOGIT_BIAS, LOGIT_SCALE, NONE, Row, tower_rows
 from ...weight_maps.walks import IMAGE_PREFIX, TEXT_PREFIX
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,6 +80,23 @@ def find_towers(shapes: Shapes, carries_nothing: Callable[[str], bool] = lambda 
         shapes: of all tensors by name.
         carries_nothing: whether a tensor may stand inside a tower without a meaning.
     """
+    return _as_published(shapes) or _searched(shapes, carries_nothing)
+
+
+def _as_published(shapes: Shapes) -> list[FoundTower]:
+    """The towers of a file with exactly the names and shapes of a published one. Most are, and need no search."""
+    count = len(shapes.keys() - {LOGIT_SCALE.source, LOGIT_BIAS.source})
+    for pair in _published():
+        if sum(len(table.shapes) for table in pair) != count:
+            continue
+        theirs = {table.own_prefix + name: shape for table in pair for name, shape in table.shapes.items()}
+        if all(shapes.get(name) == shape for name, shape in theirs.items()):
+            return [FoundTower(table, table.own_prefix, whole=True, likeness=1.0) for table in pair]
+    return []
+
+
+def _searched(shapes: Shapes, carries_nothing: Callable[[str], bool]) -> list[FoundTower]:
+    """The likeliest tower under each prefix, by how many of its names are there."""
     votes: Counter[tuple[str, TowerTable]] = Counter()
     index = _index()
     for name in shapes:
@@ -160,16 +177,28 @@ def _index() -> dict[str, list[TowerTable]]:
 def tables() -> tuple[TowerTable, ...]:
     """Every tower of the published variants in every family of names, published forms first."""
     found: dict[tuple[Row, ...], TowerTable] = {}
+    for pair in _published():
+        for table in pair:
+            found.setdefault(table.rows, table)
+    return tuple(found.values())
+
+
+def _published() -> Iterator[list[TowerTable]]:
+    """The towers of each published variant in every family of names, published forms first."""
     for form in ("train", "reparameterized"):
         for family in ("apple", "open_clip"):
             for variant in VARIANTS.values():
-                for kind, tower in (("image", variant.image_tower), ("text", variant.text_tower)):
-                    prefix = (IMAGE_PREFIX if kind == "image" else TEXT_PREFIX)[family]
-                    try:
-                        rows = tower_rows(tower, family, form)
-                    except LookupError:
-                        continue
-                    bare = tuple(row.renamed(row.source.removeprefix(prefix)) for row in rows)
-                    name = tower.removesuffix("_causal")
-                    found.setdefault(bare, TowerTable(kind, name, family, form, bare))
-    return tuple(found.values())
+                towers = (("image", variant.image_tower), ("text", variant.text_tower.removesuffix("_causal")))
+                found = (_table(kind, tower, family, form) for kind, tower in towers)
+                yield [table for table in found if table is not None]
+
+
+@cache
+def _table(kind: str, tower: str, family: str, form: str) -> TowerTable | None:
+    prefix = (IMAGE_PREFIX if kind == "image" else TEXT_PREFIX)[family]
+    try:
+        rows = tower_rows(tower, family, form)
+    except LookupError:
+        return None
+    bare = tuple(row.renamed(row.source.removeprefix(prefix)) for row in rows)
+    return TowerTable(kind, tower, family, form, bare)

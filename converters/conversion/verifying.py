@@ -13,6 +13,7 @@ from ...keras_models.registry import OPEN_CLIP_CONVENTIONS, Variant
 from ...keras_models.store.file_names import CONVERSION_FILE
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.load import load_folder
+from ...keras_models.store.own_files import sha256_of_written
 from ...keras_models.store.rewriting import check_rewritable, rewritten
 from ...keras_models.store.variables import variables_by_name
 from ...keras_models.towers.folding import reparameterize
@@ -176,7 +177,7 @@ def write_verification(folder: Path, verification: Verification | None) -> None:
         draw(verification, folder / PICTURE_FILE)
     write_license(folder)
     # Last of all: it says what every other file was.
-    write_record(folder, VERIFICATION_FILE, {**record, "files_sha256": file_hashes(folder)})
+    write_record(folder, VERIFICATION_FILE, {**record, "files_sha256": file_hashes(folder, sha256_of_written)})
     write_card(folder)
 
 

@@ -1,11 +1,13 @@
 """Which files of a converted folder are published, and what was in them when it was verified."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...keras_models.shown import shown_name
 from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, METADATA, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
+from ...keras_models.store.own_files import sha256
 from .model_card import LICENSE_FILE, PICTURE_FILE
 from .record_fields import VERIFICATION_FILE
 from .records import file_digest
@@ -32,10 +34,10 @@ def published_files(folder: Path) -> list[str]:
     ]
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path, digest: Callable[[Path], str] = sha256) -> dict[str, str]:
     """The SHA-256 of each file that is there and will be published, but of the record that holds these hashes."""
     paths = [path for path in published_files(folder) if path != VERIFICATION_FILE]
-    return {path: file_digest(folder / path, folder) for path in paths if (folder / path).exists()}
+    return {path: file_digest(folder / path, folder, digest) for path in paths if (folder / path).exists()}
 
 
 def find_changes(found: dict[str, str], record: dict[str, Any], missing: list[str]) -> list[str]:

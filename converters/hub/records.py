@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...keras_models.store.folder import form_folders, read_config
 from ...keras_models.store.foreign_files import check_regular
 from ...keras_models.store.json_fields import fields, problems
 from ...keras_models.store.json_file import read_json
-from ...keras_models.store.own_files import sha256
+from ...keras_models.store.own_files import sha256, sha256_of_written
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 from .record_fields import RECORDS
@@ -80,14 +81,15 @@ def _finite(content: Any) -> Any:
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each form's weights in a converted folder, in hexadecimal."""
-    return {form: file_digest(place / WEIGHTS, folder) for form, place in form_folders(folder).items()}
+    """The SHA-256 of each form's weights in a folder that was just written, in hexadecimal."""
+    places = form_folders(folder)
+    return {form: file_digest(place / WEIGHTS, folder, sha256_of_written) for form, place in places.items()}
 
 
-def file_digest(path: Path, folder: Path) -> str:
+def file_digest(path: Path, folder: Path, digest: Callable[[Path], str] = sha256) -> str:
     """The SHA-256 of a file in a folder, in hexadecimal."""
     check_regular(path, folder)
-    return sha256(path)
+    return digest(path)
 
 
 def write_license(folder: Path) -> None:

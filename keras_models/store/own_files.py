@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -63,6 +64,9 @@ class Noted:
         return self.modified is not None and found in (self.modified, self.modified - self.modified % 10**9)
 
 
+SMALL = 2**20
+"""Bytes. Reading a smaller file costs nothing."""
+
 Record = dict[str, Noted]
 """By the path in the folder, with / between its parts."""
 
@@ -73,10 +77,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def note(path: Path) -> Noted:
-    """What is to be recorded of a file."""
+def sha256_of_written(path: Path) -> str:
+    """The same of a file that this process wrote and nobody else can have found: large ones are read once.
+
+    Several records name the weights that were just written. A second reading would cost a tenth of a conversion.
+    """
     found = path.stat()
-    return Noted(found.st_size, (sha256(path),), found.st_mtime_ns)
+    if found.st_size < SMALL:  # two writings within one tick of the clock would look alike
+        return sha256(path)
+    return _sha256_in_state(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256_in_state(path: Path, state: tuple[int, ...]) -> str:
+    return sha256(path)
+
+
+def note(path: Path) -> Noted:
+    """What is to be recorded of a file that was just written."""
+    found = path.stat()
+    return Noted(found.st_size, (sha256_of_written(path),), found.st_mtime_ns)
 
 
 def record_files(folder: Path) -> None:
