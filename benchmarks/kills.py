@@ -42,9 +42,9 @@ from mobileclip_keras.converters.conversion.plan import make_plan
 from mobileclip_keras.converters.conversion.progress import silent
 from mobileclip_keras.converters.conversion.to_torch import to_torch
 from mobileclip_keras.keras_models.errors import MobileClipError
-from mobileclip_keras.keras_models.store import atomic
-from mobileclip_keras.keras_models.store.own_files import foreign_files, sha256
-from mobileclip_keras.keras_models.store.staging import recover
+from mobileclip_keras.keras_models.store.writing import atomic
+from mobileclip_keras.keras_models.store.writing.own_files import foreign_files, sha256
+from mobileclip_keras.keras_models.store.writing.staging import recover
 from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
 from mobileclip_keras.verify import synthetic
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from mobileclip_keras.keras_models.store import atomic
-from mobileclip_keras.keras_models.store.atomic import written_whole
-from mobileclip_keras.keras_models.store.own_files import foreign_files
 from mobileclip_keras.keras_models.store.resolve import resolve_name
-from mobileclip_keras.keras_models.store.rewriting import rewritten
-from mobileclip_keras.keras_models.store.staging import recover
+from mobileclip_keras.keras_models.store.writing import atomic
+from mobileclip_keras.keras_models.store.writing.atomic import written_whole
+from mobileclip_keras.keras_models.store.writing.own_files import foreign_files
+from mobileclip_keras.keras_models.store.writing.rewriting import rewritten
+from mobileclip_keras.keras_models.store.writing.staging import recover
 from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
 
 NAMES = ("conversion.json", "config.json", "model.weights.h5", "train/model.weights.h5")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as save_bytes
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
+from mobileclip_keras.converters.checkpoints.formats.tensor_file import CheckpointError
 from mobileclip_keras.keras_models.errors import MobileClipError
 
 TENSORS = {f"layers.{i}.weight": torch.full((40, 3), float(i)) for i in range(6)} | {"logit_scale": torch.tensor(4.5)}

@@ -13,9 +13,9 @@ import safetensors.numpy
 import torch
 from safetensors.torch import save_file
 
-from mobileclip_keras.converters.checkpoints import safetensors_file, torch_file
 from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
+from mobileclip_keras.converters.checkpoints.formats import safetensors_file, torch_file
+from mobileclip_keras.converters.checkpoints.formats.tensor_file import CheckpointError
 from tests.converter_support import python
 
 GENERATOR = np.random.default_rng(0)

@@ -29,8 +29,8 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.keras_models.store import weights_file
 from mobileclip_keras.keras_models.store.load import load_folder
-from mobileclip_keras.keras_models.store.output_errors import OutputError
 from mobileclip_keras.keras_models.store.variables import variables_by_name
+from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
 from tests.converter_support import ROOT, S0, TIMM, arrays, left_in, python, write
 
 FILES = {

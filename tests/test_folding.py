@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.architectures import FORMS, IMAGE_TOWERS, TEXT_TOWERS
+from mobileclip_keras.keras_models.blocks.branches import RepMixer
+from mobileclip_keras.keras_models.blocks.feed_forward import FeedForward
 from mobileclip_keras.keras_models.kernels import float64_enabled
-from mobileclip_keras.keras_models.layers.branches import RepMixer
 from mobileclip_keras.keras_models.layers.convolution import ConvNorm, Convolution
-from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from mobileclip_keras.keras_models.store import atomic, staging
-from mobileclip_keras.keras_models.store.atomic import written_whole
-from mobileclip_keras.keras_models.store.exchange import exchange
-from mobileclip_keras.keras_models.store.output_errors import OutputError
-from mobileclip_keras.keras_models.store.own_files import foreign_files
-from mobileclip_keras.keras_models.store.staging import PREFIX, recover, staged
+from mobileclip_keras.keras_models.store.writing import atomic, staging
+from mobileclip_keras.keras_models.store.writing.atomic import written_whole
+from mobileclip_keras.keras_models.store.writing.exchange import exchange
+from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
+from mobileclip_keras.keras_models.store.writing.own_files import foreign_files
+from mobileclip_keras.keras_models.store.writing.staging import PREFIX, recover, staged
 
 from .killed_writers import KINDS, NAMES, WITHOUT_EXCHANGE, folder_state, write_folder
 

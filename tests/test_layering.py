@@ -20,6 +20,7 @@ LAYERS = (
     "keras_models.registry",
     "keras_models.kernels",
     "keras_models.layers",
+    "keras_models.blocks",
     "keras_models.towers",
     "keras_models.store",
     "keras_models.inputs",

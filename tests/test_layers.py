@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models.architectures import FORMS
+from mobileclip_keras.keras_models.blocks.attention import SelfAttention
+from mobileclip_keras.keras_models.blocks.blocks import TransformerBlock
+from mobileclip_keras.keras_models.blocks.feed_forward import FeedForward
 from mobileclip_keras.keras_models.kernels import float64_enabled
-from mobileclip_keras.keras_models.layers.attention import SelfAttention
-from mobileclip_keras.keras_models.layers.blocks import TransformerBlock
 from mobileclip_keras.keras_models.layers.dense import Linear
-from mobileclip_keras.keras_models.layers.feed_forward import FeedForward
 from mobileclip_keras.keras_models.layers.initializers import WeightInitializer, normal
 from mobileclip_keras.keras_models.layers.normalization import BatchNorm, LayerNorm
 

@@ -17,7 +17,8 @@ import pytest
 from mobileclip_keras.converters.conversion.mapping import load_into, read_from
 from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS
-from mobileclip_keras.keras_models.layers import attention, blocks, branches, convolution, feed_forward, normalization
+from mobileclip_keras.keras_models.blocks import attention, blocks, branches, feed_forward
+from mobileclip_keras.keras_models.layers import convolution, normalization
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel

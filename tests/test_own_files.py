@@ -15,10 +15,10 @@ import pytest
 
 import mobileclip_keras as mk
 from mobileclip_keras.keras_models.errors import MobileClipError
-from mobileclip_keras.keras_models.store import atomic, targets
-from mobileclip_keras.keras_models.store.atomic import folder_placed_whole, written_whole
-from mobileclip_keras.keras_models.store.output_errors import OutputError
-from mobileclip_keras.keras_models.store.own_files import (
+from mobileclip_keras.keras_models.store.writing import atomic, targets
+from mobileclip_keras.keras_models.store.writing.atomic import folder_placed_whole, written_whole
+from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
+from mobileclip_keras.keras_models.store.writing.own_files import (
     FORMAT,
     PROGRAM,
     foreign_files,
@@ -26,8 +26,8 @@ from mobileclip_keras.keras_models.store.own_files import (
     read_record,
     remove_own,
 )
-from mobileclip_keras.keras_models.store.rewriting import rewritten, write_texts
-from mobileclip_keras.keras_models.store.targets import check_file_target, check_target
+from mobileclip_keras.keras_models.store.writing.rewriting import rewritten, write_texts
+from mobileclip_keras.keras_models.store.writing.targets import check_file_target, check_target
 from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
 
 from .small import small_model

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
+from mobileclip_keras.converters.checkpoints.formats.tensor_file import CheckpointError
 from mobileclip_keras.converters.hub.records import RecordError, read_record, write_card, write_record
 from mobileclip_keras.keras_models.errors import MobileClipError
 from mobileclip_keras.keras_models.store.folder import read_config
-from mobileclip_keras.keras_models.store.json_file import JsonError, Limits, read_json
+from mobileclip_keras.keras_models.store.foreign.json_file import JsonError, Limits, read_json
 from mobileclip_keras.keras_models.store.load import load_folder
 from mobileclip_keras.keras_models.tasks import embedding_readers
 from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings

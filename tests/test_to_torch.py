@@ -19,8 +19,8 @@ from mobileclip_keras.keras_models.errors import MissingPackageError
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.keras_models.store.atomic import OutputError
 from mobileclip_keras.keras_models.store.folder import FolderError
+from mobileclip_keras.keras_models.store.writing.atomic import OutputError
 from tests.converter_support import (
     S0,
     SMALL_CLIP,

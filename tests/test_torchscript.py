@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
+from mobileclip_keras.converters.checkpoints.formats.tensor_file import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
 

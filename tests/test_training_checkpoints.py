@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters.checkpoints.checkpoint import open_checkpoint
+from mobileclip_keras.converters.checkpoints.formats.tensor_file import CheckpointError
 from mobileclip_keras.converters.checkpoints.identify import (
     CheckpointFormat,
     UnknownCheckpointError,
@@ -18,7 +19,6 @@ from mobileclip_keras.converters.checkpoints.identify import (
     choose_variant,
     identify,
 )
-from mobileclip_keras.converters.checkpoints.tensor_file import CheckpointError
 from mobileclip_keras.converters.checkpoints.values import value_problems
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.conversion.convert import convert

@@ -11,11 +11,11 @@ import numpy as np
 from ...keras_models.shown import shown
 from .canonical import canonical
 from .extras import carries_nothing
-from .safetensors_file import open_safetensors
-from .sharded_file import INDEX_SUFFIXES, index_in, open_sharded, shards
-from .tensor_file import CheckpointError, TensorFile, first_line
-from .torch_file import open_torch
-from .torchscript_file import is_torchscript, open_torchscript
+from .formats.safetensors_file import open_safetensors
+from .formats.sharded_file import INDEX_SUFFIXES, index_in, open_sharded, shards
+from .formats.tensor_file import CheckpointError, TensorFile, first_line
+from .formats.torch_file import open_torch
+from .formats.torchscript_file import is_torchscript, open_torchscript
 from .weight_sets import choose, sets_in
 
 LONGEST_NAME = 1000

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .tensor_file import CheckpointError, TensorFile
+from .formats.tensor_file import CheckpointError, TensorFile
 
 CAUSAL, NO_MASK = "a causal mask", "a mask of nothing"
 LONGEST_MASK = 4096

@@ -11,8 +11,8 @@ from ...keras_models.registry import VARIANTS, find_variant, get_variant
 from ...keras_models.store.download import download_file
 from ...keras_models.store.hub_errors import NoSuchFileError
 from ...verify import synthetic
+from .formats.torch_file import TORCH_SUFFIXES
 from .identify import CheckpointFormat
-from .torch_file import TORCH_SUFFIXES
 
 SYNTHETIC = "synthetic"
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")

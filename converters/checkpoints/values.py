@@ -7,7 +7,7 @@ import numpy as np
 from ...weight_maps.audit import Problem
 from ...weight_maps.table import NONE, Row
 from .checkpoint import Checkpoint
-from .tensor_file import CheckpointError
+from .formats.tensor_file import CheckpointError
 
 LARGEST_COUNT = np.iinfo(np.int64).max
 _FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .tensor_file import CheckpointError, TensorFile
+from .formats.tensor_file import CheckpointError, TensorFile
 from .towers import FoundTower, find_towers
 from .wrappers import unwrapped
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from ...keras_models.backend_choice import missing_backend
 from ...keras_models.errors import MobileClipError
 from ...keras_models.shown import shown
-from ...keras_models.store.output_errors import os_reason
+from ...keras_models.store.writing.output_errors import os_reason
 
 
 class _Door(Console):

@@ -12,8 +12,8 @@ from typing import Any
 from ...keras_models.errors import MissingPackageError, MobileClipError
 from ...keras_models.registry import HubFile, Variant
 from ...keras_models.store.download import download_file, is_damaged
-from ...keras_models.store.output_errors import OutputError, os_reason
-from ...keras_models.store.own_files import listed
+from ...keras_models.store.writing.output_errors import OutputError, os_reason
+from ...keras_models.store.writing.own_files import listed
 from .damage import find_damage
 
 HOME_VARIABLE = "MOBILECLIP_KERAS_HOME"

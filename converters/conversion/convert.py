@@ -17,10 +17,10 @@ from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.models.copying import copy_model
 from ...keras_models.models.model import MobileClipModel
 from ...keras_models.registry import Variant
-from ...keras_models.store.atomic import written_whole
 from ...keras_models.store.file_names import CONVERSION_FILE, TRAIN_FOLDER
 from ...keras_models.store.variables import logit_variables
 from ...keras_models.store.weights_file import save_model
+from ...keras_models.store.writing.atomic import written_whole
 from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...keras_models.store.file_names import CONFIG, FILES_RECORD, WEIGHTS
 from ...keras_models.store.folder import FolderError, form_folders
-from ...keras_models.store.own_files import Noted, own_record, read_record
+from ...keras_models.store.writing.own_files import Noted, own_record, read_record
 from ..hub.model_card import CARD_FILE, LICENSE_FILE, PICTURE_FILE
 from ..hub.records import VERIFICATION_FILE
 

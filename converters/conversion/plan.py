@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
-from ...keras_models.store.targets import check_target
+from ...keras_models.store.writing.targets import check_target
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, format_notes, identify
 

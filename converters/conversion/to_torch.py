@@ -13,13 +13,13 @@ from ...keras_models.layers.adapters import is_quantized
 from ...keras_models.layers.paths import layers_by_path
 from ...keras_models.models.copying import adapted_layers, merged_copy
 from ...keras_models.models.model import INITIAL_LOGIT_SCALE, MobileClipModel
-from ...keras_models.store.atomic import file_written_whole
-from ...keras_models.store.keras_archive import load_archive
+from ...keras_models.store.foreign.keras_archive import load_archive
 from ...keras_models.store.load import load_folder
-from ...keras_models.store.targets import check_file_target
+from ...keras_models.store.writing.atomic import file_written_whole
+from ...keras_models.store.writing.targets import check_file_target
 from ...weight_maps.table import LAYOUTS, Row, model_rows
+from ..checkpoints.formats.torch_file import TORCH_SUFFIXES
 from ..checkpoints.identify import CheckpointFormat
-from ..checkpoints.torch_file import TORCH_SUFFIXES
 from .mapping import read_from
 
 

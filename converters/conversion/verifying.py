@@ -13,9 +13,9 @@ from ...keras_models.registry import OPEN_CLIP_CONVENTIONS, Variant
 from ...keras_models.store.file_names import CONVERSION_FILE
 from ...keras_models.store.folder import form_folders
 from ...keras_models.store.load import load_folder
-from ...keras_models.store.own_files import sha256_of_written
-from ...keras_models.store.rewriting import check_rewritable, rewritten
 from ...keras_models.store.variables import variables_by_name
+from ...keras_models.store.writing.own_files import sha256_of_written
+from ...keras_models.store.writing.rewriting import check_rewritable, rewritten
 from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
 from ...verify.inputs import fixed_inputs

@@ -7,7 +7,7 @@ from typing import Any
 from ...keras_models.shown import shown_name
 from ...keras_models.store.file_names import CONFIG, CONVERSION_FILE, METADATA, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
-from ...keras_models.store.own_files import sha256
+from ...keras_models.store.writing.own_files import sha256
 from .model_card import LICENSE_FILE, PICTURE_FILE
 from .record_fields import VERIFICATION_FILE
 from .records import file_digest

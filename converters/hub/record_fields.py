@@ -5,9 +5,9 @@ A field may be missing, because older versions wrote fewer; whoever needs it is 
 
 from ...keras_models.architectures import FORMS
 from ...keras_models.backend_choice import BACKENDS
-from ...keras_models.store.config_fields import LARGEST_IMAGE
 from ...keras_models.store.file_names import CONVERSION_FILE
-from ...keras_models.store.json_fields import (
+from ...keras_models.store.foreign.config_fields import LARGEST_IMAGE
+from ...keras_models.store.foreign.json_fields import (
     Check,
     fields,
     flag,

@@ -11,10 +11,10 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
-from ...keras_models.store.foreign_files import check_regular
-from ...keras_models.store.json_fields import fields, problems
-from ...keras_models.store.json_file import read_json
-from ...keras_models.store.own_files import sha256, sha256_of_written
+from ...keras_models.store.foreign.foreign_files import check_regular
+from ...keras_models.store.foreign.json_fields import fields, problems
+from ...keras_models.store.foreign.json_file import read_json
+from ...keras_models.store.writing.own_files import sha256, sha256_of_written
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 from .record_fields import RECORDS

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...keras_models.store.hub_errors import LOG_IN, HubError, bare_id, hub_endpoint, is_offline, plain_errors
-from ...keras_models.store.own_files import sha256
+from ...keras_models.store.writing.own_files import sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi

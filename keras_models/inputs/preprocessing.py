@@ -9,10 +9,10 @@ import numpy as np
 
 from ..errors import MobileClipError
 from ..registry import Variant, get_variant
-from ..store.json_fields import Check, fields, flag, listed, number, problems, whole
-from ..store.json_file import read_json
+from ..store.foreign.json_fields import Check, fields, flag, listed, number, problems, whole
+from ..store.foreign.json_file import read_json
 from ..store.resolve import FromPretrained
-from ..store.rewriting import write_texts
+from ..store.writing.rewriting import write_texts
 from .geometry import centre_offset, resized_size
 from .image_reading import ImageError, read_image
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..registry import Variant
 from ..store.resolve import FromPretrained
-from ..store.rewriting import write_texts
+from ..store.writing.rewriting import write_texts
 from . import clip_bpe
 from .tokenizer_file import CONFIG_FILE, TOKENIZER_FILE, check_tokenizer_file, saved_length
 

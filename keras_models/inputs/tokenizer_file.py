@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MobileClipError
-from ..store.json_fields import fields, flag, nullable, problems, text, whole
-from ..store.json_file import JsonError, Limits, read_json
+from ..store.foreign.json_fields import fields, flag, nullable, problems, text, whole
+from ..store.foreign.json_file import JsonError, Limits, read_json
 from . import clip_bpe
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .hub_errors import bare_id, hub_endpoint, is_offline, plain_errors
-from .own_files import sha256
+from .writing.own_files import sha256
 
 
 def download_file(

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MobileClipError
-from .config_fields import CLASS_FIELDS, CONFIG_FIELDS
 from .file_names import CONFIG, TRAIN_FOLDER
-from .json_fields import problems
-from .json_file import Limits, read_json
+from .foreign.config_fields import CLASS_FIELDS, CONFIG_FIELDS
+from .foreign.json_fields import problems
+from .foreign.json_file import Limits, read_json
 
 # The config of another image backbone describes each of its layers.
 CONFIG_LIMITS = Limits(size=16 << 20, depth=48, items=1_000_000)

@@ -12,7 +12,7 @@ from ..registry import Variant
 from .download import download_files, download_snapshot
 from .file_names import CONFIG, TRAIN_FOLDER, WEIGHTS
 from .folder import FolderError, form_folders, place_of, read_config
-from .foreign_models import check_size
+from .foreign.foreign_models import check_size
 from .model_config import check_towers, keep_towers, set_dtype
 from .resolve import converted_folder, resolve_name
 from .weights_file import load_weights

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from ..errors import MobileClipError
 from ..registry import UnknownVariantError, Variant, find_variant, get_variant
 from .download import download_files
-from .staging import recover
+from .writing.staging import recover
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -9,11 +9,11 @@ from typing import Protocol
 import keras
 
 from ..errors import MobileClipError
-from .atomic import folder_placed_whole
 from .folder import FolderError, form_folders
-from .staging import recover
-from .targets import absolute, foreign_in, reason_to_leave
 from .weights_file import save_model
+from .writing.atomic import folder_placed_whole
+from .writing.staging import recover
+from .writing.targets import absolute, foreign_in, reason_to_leave
 
 
 class SaveError(MobileClipError):

@@ -25,7 +25,7 @@ from .. import kernels
 from ..kernels import memory
 from ..layers.paths import layers_by_path
 from .file_names import CONFIG, METADATA, WEIGHTS
-from .hdf5_file import WeightsFileError, check_dataset, check_everything, check_finite, child, open_hdf5
+from .foreign.hdf5_file import WeightsFileError, check_dataset, check_everything, check_finite, child, open_hdf5
 from .variables import logit_variables, variables_by_name
 
 VARIABLES = b"vars"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..errors import MissingPackageError, MobileClipError
-from ..store.atomic import file_written_whole
-from ..store.foreign_files import check_regular
-from ..store.targets import check_file_target
+from ..store.foreign.foreign_files import check_regular
+from ..store.writing.atomic import file_written_whole
+from ..store.writing.targets import check_file_target
 from .embedding_readers import pyarrow, read_npz, read_parquet
 
 if TYPE_CHECKING:

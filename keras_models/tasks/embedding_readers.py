@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import MissingPackageError
-from ..store.json_fields import fields, problems, text
-from ..store.json_file import Limits, parse_json
+from ..store.foreign.json_fields import fields, problems, text
+from ..store.foreign.json_file import Limits, parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ..architectures import FastViTConfig
+from ..blocks.blocks import AttentionBlock, RepMixerBlock
+from ..blocks.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock
 from ..layers.base import Layer
-from ..layers.blocks import AttentionBlock, RepMixerBlock
-from ..layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock
 from ..types import Shape, Tensor
 
 

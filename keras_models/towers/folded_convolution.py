@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ..layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
+from ..blocks.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.normalization import BatchNorm
 

@@ -19,6 +19,9 @@ import numpy as np
 
 from .. import kernels
 from ..architectures import FORMS
+from ..blocks.attention import SelfAttention
+from ..blocks.blocks import AttentionBlock, RepMixerBlock
+from ..blocks.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
 from ..config_keys import OWN_STATE
 from ..kernels.memory import fill, no_collection
 from ..layers.adapters import (
@@ -30,9 +33,6 @@ from ..layers.adapters import (
     merged_weights,
     other_variables,
 )
-from ..layers.attention import SelfAttention
-from ..layers.blocks import AttentionBlock, RepMixerBlock
-from ..layers.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock, RepMixer
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.initializers import to_be_overwritten
 from ..layers.paths import layers_by_path

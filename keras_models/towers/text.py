@@ -6,8 +6,8 @@ from keras import ops
 
 from .. import kernels
 from ..architectures import TextConfig
+from ..blocks.blocks import RepMixerBlock, TransformerBlock
 from ..layers.base import Layer
-from ..layers.blocks import RepMixerBlock, TransformerBlock
 from ..layers.dense import TokenEmbedding
 from ..layers.initializers import normal
 from ..layers.normalization import LayerNorm, norm_each

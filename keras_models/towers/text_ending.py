@@ -5,7 +5,7 @@ from typing import Any
 from keras import ops
 
 from .. import kernels
-from ..layers.blocks import RepMixerBlock, TransformerBlock
+from ..blocks.blocks import RepMixerBlock, TransformerBlock
 from ..types import Tensor
 
 

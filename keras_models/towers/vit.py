@@ -10,8 +10,8 @@ from keras import ops
 
 from .. import kernels
 from ..architectures import ViTConfig
+from ..blocks.blocks import TransformerBlock
 from ..layers.base import Layer
-from ..layers.blocks import TransformerBlock
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.initializers import normal
 from ..layers.normalization import LayerNorm, norm_each

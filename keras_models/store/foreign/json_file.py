@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MobileClipError
+from ...errors import MobileClipError
 from .foreign_files import read_limited
 
 WHOLE_DIGITS = 18

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import MobileClipError
+from ...errors import MobileClipError
 from .foreign_files import check_regular
 
 GROUP, DATASET = h5py.h5o.TYPE_GROUP, h5py.h5o.TYPE_DATASET

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...keras_models.errors import MobileClipError
-from ...keras_models.store.json_file import Limits, parse_json
+from ....keras_models.errors import MobileClipError
+from ....keras_models.store.foreign.json_file import Limits, parse_json
 from .tensor_file import CheckpointError, TensorFile, first_line
 
 # The largest checkpoint of MobileCLIP has a header of 0.2 MB. Training tools write long notes into it.

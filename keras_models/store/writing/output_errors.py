@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import MobileClipError
+from ...errors import MobileClipError
 
 
 class OutputError(MobileClipError):

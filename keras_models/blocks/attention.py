@@ -6,10 +6,10 @@ import keras
 from keras import ops
 
 from .. import kernels
+from ..layers.base import Layer
+from ..layers.dense import Linear
+from ..layers.initializers import normal
 from ..types import Shape, Tensor
-from .base import Layer
-from .dense import Linear
-from .initializers import normal
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

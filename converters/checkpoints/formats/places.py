@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from ...keras_models.shown import shown_name
+from ....keras_models.shown import shown_name
 
 DEEPEST = 6
 MOST_NAMED = 6

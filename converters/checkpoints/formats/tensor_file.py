@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...keras_models.errors import MobileClipError
-from ...keras_models.shown import shown_name
+from ....keras_models.errors import MobileClipError
+from ....keras_models.shown import shown_name
 
 
 class CheckpointError(MobileClipError):

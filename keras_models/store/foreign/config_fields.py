@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..architectures import FORMS
+from ...architectures import FORMS
 from .json_fields import Check, anything, fields, flag, nullable, number, text, whole
 
 LONGEST_NAME = 200

@@ -5,11 +5,11 @@ from typing import Any
 import keras
 
 from .. import kernels
+from ..layers.base import Layer
+from ..layers.convolution import ConvNorm, Convolution
+from ..layers.dense import Linear
+from ..layers.initializers import normal
 from ..types import Shape, Tensor
-from .base import Layer
-from .convolution import ConvNorm, Convolution
-from .dense import Linear
-from .initializers import normal
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

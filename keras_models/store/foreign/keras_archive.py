@@ -6,13 +6,13 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .file_names import CONFIG, WEIGHTS
-from .folder import FolderError
+from ..file_names import CONFIG, WEIGHTS
+from ..folder import FolderError
+from ..load import load_folder
 from .foreign_files import check_regular
-from .load import load_folder
 
 if TYPE_CHECKING:
-    from ..models.model import MobileClipModel
+    from ...models.model import MobileClipModel
 
 ROOM = 64 << 20
 """Bytes that an archive may unpack to beyond its own size. Keras does not pack."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...keras_models.errors import MissingPackageError
+from ....keras_models.errors import MissingPackageError
 from .places import Place, places_in
 from .stand_ins import load_with_stand_ins, name_of_global
 from .tensor_file import CheckpointError, TensorFile, first_line

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
-from .folder import FolderError, form_folders
+from ..file_names import CONFIG, CONVERSION_FILE, FILES_RECORD, METADATA, TRAIN_FOLDER, WEIGHTS
+from ..folder import FolderError, form_folders
 
 FORMAT = 1
 PROGRAM = "mobileclip-keras"

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 
 from .. import kernels
+from ..layers.base import Layer
+from ..layers.convolution import ConvNorm, Convolution
+from ..layers.normalization import BatchNorm, LayerScale
 from ..types import Shape, Tensor
-from .base import Layer
-from .convolution import ConvNorm, Convolution
-from .normalization import BatchNorm, LayerScale
 from .squeeze_excite import SqueezeExcite
 
 

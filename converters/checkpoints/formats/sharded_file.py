@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ...keras_models.errors import MobileClipError
-from ...keras_models.store.foreign_files import check_regular
-from ...keras_models.store.json_fields import fields, mapping, problems, text
-from ...keras_models.store.json_file import Limits, read_json
+from ....keras_models.errors import MobileClipError
+from ....keras_models.store.foreign.foreign_files import check_regular
+from ....keras_models.store.foreign.json_fields import fields, mapping, problems, text
+from ....keras_models.store.foreign.json_file import Limits, read_json
 from .tensor_file import CheckpointError, TensorFile
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")

@@ -10,9 +10,9 @@ import keras
 import ml_dtypes  # noqa: F401 (gives NumPy bfloat16)
 import numpy as np
 
-from ..architectures import IMAGE_TOWERS
-from ..config_keys import ADAPTERS, QUANTIZED
-from ..errors import MobileClipError
+from ...architectures import IMAGE_TOWERS
+from ...config_keys import ADAPTERS, QUANTIZED
+from ...errors import MobileClipError
 
 MOST_UNPACKED, ROOM = 4, 64 << 20
 """How often the size of its weights file a model may have, and bytes beyond that."""

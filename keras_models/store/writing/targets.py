@@ -5,7 +5,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from .file_names import CONVERSION_FILE
+from ..file_names import CONVERSION_FILE
 from .output_errors import OutputError, output_errors
 from .own_files import foreign_files, listed
 from .staging import recover

@@ -6,12 +6,12 @@ import keras
 from keras import ops
 
 from .. import kernels
+from ..layers.base import Layer
+from ..layers.normalization import BatchNorm, LayerNorm, LayerScale
 from ..types import Shape, Tensor
 from .attention import SelfAttention
-from .base import Layer
 from .branches import RepMixer
 from .feed_forward import ConvFeedForward, FeedForward
-from .normalization import BatchNorm, LayerNorm, LayerScale
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

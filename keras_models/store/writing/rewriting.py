@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .file_names import FILES_RECORD
+from ..file_names import FILES_RECORD
 from .output_errors import OutputError, output_errors
 from .own_files import CONVERTED_FILES, Noted, Record, listed, note, own_record, read_record, write_record
 from .staging import Staging, recover, staged

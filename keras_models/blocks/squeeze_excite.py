@@ -5,10 +5,10 @@ from typing import Any
 import keras
 
 from .. import kernels
+from ..layers.base import Layer
+from ..layers.dense import VectorLinear
+from ..layers.initializers import normal
 from ..types import Shape, Tensor
-from .base import Layer
-from .dense import VectorLinear
-from .initializers import normal
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

@@ -4,7 +4,7 @@ a limit."""
 import stat
 from pathlib import Path
 
-from ..errors import MobileClipError
+from ...errors import MobileClipError
 
 
 class ForeignFileError(MobileClipError):

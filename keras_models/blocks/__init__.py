@@ -1,0 +1,1 @@
+"""The blocks that towers are stacked from, named as in the papers."""

@@ -1,0 +1,1 @@
+"""Files that somebody else made: nothing is believed before it is checked."""
