@@ -116,7 +116,7 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     import torch
     from safetensors.numpy import load_file, save_file
 
-    from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
+    from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, known_formats
     from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
     from mobileclip_keras.verify import synthetic
@@ -125,6 +125,8 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     checkpoint_format = CheckpointFormat(
         found.image_tower, found.text_tower.removesuffix("_causal"), "open_clip", "train"
     )
+    if checkpoint_format not in list(known_formats()):
+        raise typer.BadParameter(f"open_clip has no {found.name} to compare with.")
     file = folder / f"{found.name}.safetensors"
     save_file(synthetic.state_dict(checkpoint_format.shapes.items(), seed=0), file)
     pickled = file.with_suffix(".pt")
