@@ -4,7 +4,8 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -63,25 +64,9 @@ class TorchReference:
             model = _copy(model, channels_last=True)
         return _in_batches(model, _to_nchw(images), batch_size, channels_last)
 
-    def encode_text(
-        self,
-        tokens: np.ndarray,
-        batch_size: int = 32,
-        changed: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> np.ndarray:
-        """Token ids, integers (n, 77), to features before normalisation, (n, embed_dim).
-
-        Args:
-            tokens: the ids.
-            batch_size: how many texts at once.
-            changed: what becomes of the embeddings that the first block is given; None for nothing.
-        """
-        model = _present(self._text, "text")
-        with ExitStack() as hooks:
-            if changed is not None:
-                blocks, _ = _text_parts(model)
-                hooks.enter_context(blocks[0].register_forward_pre_hook(_change_first(changed)))
-            return _in_batches(model, tokens.astype(np.int64), batch_size)
+    def encode_text(self, tokens: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Token ids, integers (n, 77), to features before normalisation, (n, embed_dim)."""
+        return _in_batches(_present(self._text, "text"), tokens.astype(np.int64), batch_size)
 
     def logit_scale(self) -> float:
         """The factor of the cosine similarities: e to the stored value, at most 100."""
@@ -133,15 +118,38 @@ class TorchReference:
         """
         from timm.utils.model import reparameterize_model
 
-        image, text = (
-            reparameterize_model(_copy(tower), inplace=True) if tower is not None else None
-            for tower in (self._image, self._text)
-        )
-        return TorchReference(image, text, self._log_scale, self.logit_bias)
+        return self._each(lambda tower: reparameterize_model(_copy(tower), inplace=True))
+
+    @cached_property
+    def folded(self) -> "TorchReference":
+        """`reparameterize`, made once and kept."""
+        return self.reparameterize()
+
+    @contextmanager
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Iterator[None]:
+        """Within this context, floating-point parameters and buffers are what `change` makes of them.
+
+        No module is copied: copies refer to themselves in circles, and Python lets go of them late.
+        """
+        import torch
+
+        towers = [tower for tower in (self._image, self._text) if tower is not None]
+        tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers())]
+        kept = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
+        try:
+            for tensor, data in kept:
+                tensor.data = torch.from_numpy(change(data.numpy()))
+            yield
+        finally:
+            for tensor, data in kept:
+                tensor.data = data
 
     def to(self, dtype: Precision) -> "TorchReference":
         """A copy in another precision. Tensors that have it already are shared, not copied."""
-        image, text = (_copy(tower, dtype) if tower is not None else None for tower in (self._image, self._text))
+        return self._each(lambda tower: _copy(tower, dtype))
+
+    def _each(self, change: Callable[["nn.Module"], "nn.Module"]) -> "TorchReference":
+        image, text = (None if tower is None else change(tower) for tower in (self._image, self._text))
         return TorchReference(image, text, self._log_scale, self.logit_bias)
 
 
@@ -156,13 +164,6 @@ def _text_parts(model: "nn.Module") -> tuple[Any, "nn.Module"]:
     if hasattr(model, "ln_final"):  # open_clip's
         return model.transformer.resblocks, model.ln_final
     return model.transformer, model.final_layer_norm
-
-
-def _change_first(changed: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Any]:
-    """A hook that changes the first input of a module."""
-    import torch
-
-    return lambda _, arguments: (torch.from_numpy(changed(arguments[0].numpy())), *arguments[1:])
 
 
 def _to_nchw(images: np.ndarray) -> np.ndarray:
