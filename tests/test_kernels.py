@@ -336,6 +336,14 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: str) -> None:
     assert error(wide, keras.ops.convert_to_numpy(getattr(plain, name)(*given))) < 2e-2
 
 
+def test_nothing_is_kept_for_a_gradient_that_nobody_asks_for() -> None:
+    """On PyTorch a variable of Keras' would have every layer's inputs kept."""
+    kernel = keras.Variable(np.ones((4, 4), "float32"))
+    with kernels.without_gradients():
+        outputs = kernels.dense(keras.ops.ones((2, 4)), kernel.value)
+    assert not getattr(outputs, "requires_grad", False)
+
+
 # --- Memory ---
 
 

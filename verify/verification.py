@@ -156,7 +156,7 @@ def verify_model(
     for form in forms:
         with full_float32():
             progress(f"Keras in float64, {form} form")
-            with kernels.float64_enabled():
+            with kernels.float64_enabled(), kernels.without_gradients():
                 keras64, scale, bias = _in_float64(make_model(form, "float64"), inputs, known)
             scales = (scale, reference.logit_scale()) if reference.has_image and reference.has_text else None
             verification.exact.append(check_exact(form, keras64, torch64, scales, (bias, reference.logit_bias)))
@@ -166,9 +166,11 @@ def verify_model(
                 progress(f"Keras in float32, {form} form, {program}")
                 computed[form, program] = _features(model, program, encoders, inputs, known)
                 verification.logits[form] = computed[form, program].logits()
-            verification.stages[form] = stage_errors(_keras_stages(model, inputs.sample()), truth)
+            with kernels.without_gradients():
+                verification.stages[form] = stage_errors(_keras_stages(model, inputs.sample()), truth)
         if form == forms[0]:
-            verification.costs = _costs(model, torch64, inputs, progress)
+            with kernels.without_gradients():
+                verification.costs = _costs(model, torch64, inputs, progress)
     with full_float32():
         verification.rounding = _judge(verification, computed, torch32, reference, inputs, progress)
     verification.torch_runs = len(torch32)

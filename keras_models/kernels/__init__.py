@@ -53,6 +53,7 @@ short_variable_names = _fastest(plain.short_variable_names)
 tensor = _fastest(plain.tensor)
 variables_changed = _fastest(plain.variables_changed)
 view = _fastest(plain.view)
+without_gradients = _fastest(plain.without_gradients)
 
 COMPILES_EACH_OPERATION: bool = getattr(_backend, "COMPILES_EACH_OPERATION", plain.COMPILES_EACH_OPERATION)
 COMPILES_IN_SECONDS: bool = getattr(_backend, "COMPILES_IN_SECONDS", plain.COMPILES_IN_SECONDS)

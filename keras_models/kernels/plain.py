@@ -201,7 +201,14 @@ def at(states: Tensor, positions: Tensor) -> Tensor:
     return ops.take_along_axis(states, positions[:, :, None], axis=1)
 
 
-def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+def _root(numbers: Tensor) -> Tensor:
+    """keras.ops.sqrt turns float64 into float32 on JAX and PyTorch."""
+    return numbers**0.5
+
+
+def layer_norm(
+    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, root: Callable[[Tensor], Tensor] = _root
+) -> Tensor:
     """Layer normalisation over the last axis, computed in float32 at least. Source: arXiv 1607.06450.
 
     Args:
@@ -209,6 +216,7 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> T
         gamma: float (channels,).
         beta: float (channels,).
         epsilon: added to the variance.
+        root: the backend's square root, in the dtype that it is given.
 
     Returns:
         Float (..., channels), in the dtype of `inputs`.
@@ -217,11 +225,19 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> T
     wide = _float32_at_least(dtype)
     states, gamma, beta = (ops.cast(array, wide) for array in (inputs, gamma, beta))
     mean, variance = ops.moments(states, axes=-1, keepdims=True)
-    scale = gamma * _inverse_root(variance + epsilon)
+    scale = gamma * _inverse_root(variance + epsilon, root)
     return ops.cast(states * scale + (beta - mean * scale), dtype)
 
 
-def batch_norm(inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+def batch_norm(
+    inputs: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    root: Callable[[Tensor], Tensor] = _root,
+) -> Tensor:
     """Batch normalisation over the last axis by given statistics, computed in float32 at least.
 
     Source: arXiv 1502.03167.
@@ -233,6 +249,7 @@ def batch_norm(inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, be
         gamma: float (channels,).
         beta: float (channels,).
         epsilon: added to the variance.
+        root: the backend's square root, in the dtype that it is given.
 
     Returns:
         Float (..., channels), in the dtype of `inputs`.
@@ -240,7 +257,7 @@ def batch_norm(inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, be
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     wide = _float32_at_least(dtype)
     mean, variance, gamma, beta = (ops.cast(array, wide) for array in (mean, variance, gamma, beta))
-    scale = gamma * _inverse_root(variance + epsilon)
+    scale = gamma * _inverse_root(variance + epsilon, root)
     return ops.cast(ops.cast(inputs, wide) * scale + (beta - mean * scale), dtype)
 
 
@@ -292,13 +309,13 @@ def exp(inputs: Tensor) -> Tensor:
     return ops.exp(inputs)
 
 
-def _inverse_root(numbers: Tensor) -> Tensor:
+def _inverse_root(numbers: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
     """1 / sqrt(numbers), with an error that is 0 in the mean.
 
     TensorFlow's rsqrt is 2e-8 too small in the mean on CPUs, and its graphs make an rsqrt of any division by a root.
     Every layer is then off to the same side, and over a tower that adds up to twice the error of the features.
     """
-    return numbers**0.5 / numbers
+    return root(numbers) / numbers
 
 
 def _float32_at_least(dtype: str) -> str:
@@ -323,6 +340,11 @@ def full_float32() -> AbstractContextManager[Any]:
 
     GPUs round what they multiply to TF32's 10 bits where a backend lets them, which is the default of most.
     """
+    return nullcontext()
+
+
+def without_gradients() -> AbstractContextManager[Any]:
+    """Within this context the backend keeps nothing for a gradient of what it runs."""
     return nullcontext()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..types import Tensor
+from . import plain
 from .processor import processor_name, processor_precisions
 
 XLA_IS_FAST = False
@@ -43,6 +44,19 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
     if rows is inputs:
         return outputs
     return tf.reshape(outputs, (*keras.ops.shape(inputs)[:-1], kernel.shape[-1]))
+
+
+def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
+    """With TensorFlow's square root, which is exact. A power of 0.5, run on its own, is off by up to a whole last bit.
+
+    What follows from weights alone is off by the same for all inputs, so nothing averages it away.
+    """
+    return plain.layer_norm(inputs, gamma, beta, epsilon, tf.sqrt)
+
+
+def batch_norm(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
+    """As `layer_norm`."""
+    return plain.batch_norm(inputs, mean, variance, gamma, beta, epsilon, tf.sqrt)
 
 
 @contextmanager
