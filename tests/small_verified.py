@@ -8,13 +8,16 @@ from functools import cache
 from typing import Any
 
 from mobileclip_keras.converters.conversion.mapping import load_into
+from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.towers.folding import reparameterize
 from mobileclip_keras.verify import synthetic, weight_kinds
+from mobileclip_keras.verify.compare import Features, check_exact
 from mobileclip_keras.verify.inputs import Inputs
+from mobileclip_keras.verify.programs import features_of, unnormalised
 from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
@@ -95,3 +98,18 @@ def verdict(
         return model if same else reparameterize(model, form, dtype)
 
     return verify_model("mobileclip_s0", make_model, forms, reference(pair, kind, seed), inputs(pair[0]))
+
+
+@cache
+def exact_features(pair: Pair, kind: str, seed: int = 0) -> Features:
+    """PyTorch's features of a checkpoint, in float64."""
+    exact, given = reference(pair, kind, seed), inputs(pair[0])
+    return Features(exact.encode_image(given.images), exact.encode_text(given.tokens))
+
+
+def is_equal_in_float64(pair: Pair, model: MobileClipModel, kind: str) -> bool:
+    """The verification's check in float64 alone. Where it fails, the verification fails."""
+    with kernels.float64_enabled(), kernels.without_gradients():
+        wide = reparameterize(model, model.form, "float64")
+        found = features_of(unnormalised(wide), inputs(pair[0]))
+    return check_exact(model.form, found, exact_features(pair, kind)).passed

@@ -1,7 +1,8 @@
 """Kinds of weights that trained checkpoints are known for, each of which rounds in its own way.
 
 Random weights of one size are kind to float32. Trained ones have heavy tails, channels of unlike scale and dead ones,
-a few activations a thousand times as large as the rest, spectra that fall off, and features that point nearly one way.
+a few activations a thousand times as large as the rest, spectra that fall off, features that point nearly one way, and
+attention that sees few positions.
 A limit on rounding that holds for all of these holds for what was published.
 
 Running statistics fit the activations, as training leaves them (`calibrate`).
@@ -127,12 +128,32 @@ DECAYED: dict[str, Sampler] = UNIFORM | {
     "bias": lambda generator, shape, name: generator.normal(0.0, 0.1, shape) * _decayed(generator, math.prod(shape)),
 }
 
+# --- Sharp attention: long training lets scores grow until each position sees few others (attention entropy collapse,
+# --- arXiv 2303.06296), and the softmax then passes on the error of one score ---
+
+SHARPER = 2.5
+"""Queries and keys are this times as large each."""
+
+
+def _sharp_kernel(generator: np.random.Generator, shape: tuple[int, ...], name: str) -> np.ndarray:
+    kernel = _kernel(generator, shape, name)
+    if "qkv" in name or "in_proj" in name:
+        kernel[: 2 * shape[0] // 3] *= SHARPER
+    return kernel
+
+
+SHARP_ATTENTION: dict[str, Sampler] = UNIFORM | {
+    "kernel": _sharp_kernel,
+    "norm": lambda generator, shape, name: generator.lognormal(0.0, 0.4, shape),
+}
+
 KINDS: dict[str, dict[str, Sampler]] = {
     "uniform": UNIFORM,
     "heavy tails": HEAVY_TAILS,
     "massive activations": MASSIVE_ACTIVATIONS,
     "low rank": LOW_RANK,
     "decayed": DECAYED,
+    "sharp attention": SHARP_ATTENTION,
 }
 
 
