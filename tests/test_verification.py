@@ -144,6 +144,21 @@ def test_a_kernel_broken_in_one_program_alone_is_caught(name: str, where: str, m
         assert f"differs by {COMPILED if where == 'compiled' else DIRECT}" in verification.reason
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="the others keep nothing that nobody asks for")
+def test_float64_keeps_nothing_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels.dense
+    kept: set[tuple[str, bool]] = set()
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        result = right(*arguments, **options)
+        kept.add((str(result.dtype), result.requires_grad))
+        return result
+
+    monkeypatch.setattr(kernels, "dense", watched)
+    assert verified(VIT).passed
+    assert ("torch.float64", False) in kept and ("torch.float64", True) not in kept
+
+
 def test_the_logit_scale_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     right = kernels.exp
     monkeypatch.setattr(kernels, "exp", lambda array: right(array) * 1.001)
