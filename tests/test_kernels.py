@@ -63,7 +63,7 @@ DENSE_OF_VECTORS = [
 ]
 ATTENTION = [case("attention", normal(2, 5, 24), heads=2, causal=causal) for causal in (False, True)]
 ATTENTION_AT = [
-    case("attention_at", normal(2, 6, 8), normal(8, 24), *bias, heads=2, causal=causal, positions=np.array(positions))
+    case("attention_at", normal(2, 6, 8), normal(8, 24), *bias, heads=2, causal=causal, picks=np.array(positions))
     for causal in (False, True)
     for bias in ((normal(24),), ())
     for positions in ([[5], [0]], [[1, 2, 2, 5], [5, 4, 3, 0]])
@@ -79,7 +79,8 @@ OTHERS = [
     case("exp", normal(5)),
     case("mean_over_positions", normal(2, 3, 4, 8)),
     case("unit_length", normal(3, 8)),
-    case("at", normal(2, 6, 8), positions=np.array([[5, 1], [0, 3]])),
+    case("at", normal(2, 6, 8), picks=np.array([[5, 1], [0, 3]])),
+    case("embed", normal(9, 4), ids=np.array([[8, 0, 1], [3, 3, 8]])),
 ]
 CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *NORMS, *OTHERS]
 
@@ -118,14 +119,18 @@ def test_every_kernel_has_a_plain_one_and_is_tested() -> None:
 def call(operation: Function, options: dict[str, Any]) -> Function:
     """A kernel of its arrays alone. Arrays among the options are no numbers to take a gradient of."""
     given = {k: keras.ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
-    positions = given.pop("positions", None)
-    if positions is None:
+    if "picks" not in given:
         return lambda *arrays: operation(*arrays, **given)
+    picks = one_hot(options["picks"], 6)
+    given.pop("picks")
     if operation.__name__ == "at":
-        return lambda states: operation(states, positions)
-    if "heads" in given:
-        return lambda inputs, kernel, bias=None: operation(positions, inputs, kernel, bias, **given)
-    raise AssertionError(operation)
+        return lambda states: operation(states, picks)
+    return lambda inputs, kernel, bias=None: operation(inputs, picks, kernel, bias, **given)
+
+
+def one_hot(positions: np.ndarray, length: int) -> Any:
+    """What `at` takes for positions, (batch, wanted)."""
+    return keras.ops.convert_to_tensor(np.eye(length)[positions])
 
 
 def first(outputs: Any) -> Any:
@@ -254,8 +259,29 @@ def test_attention_by_its_definition(name: str, arrays: Arrays, options: dict[st
 def test_attention_at_some_positions_is_that_at_all(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
     inputs, kernel, *bias = arrays
     whole = attend(inputs @ kernel + sum(bias), options["heads"], options["causal"])
-    expected = np.take_along_axis(whole, options["positions"][:, :, None], axis=1)
+    expected = np.take_along_axis(whole, options["picks"][:, :, None], axis=1)
     assert error(made_plain(name, arrays, options), expected) < EXACT
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_slice_picks_the_same_positions_of_each_row(causal: bool) -> None:
+    inputs, kernel, bias = (
+        keras.ops.convert_to_tensor(a.astype("float32")) for a in (normal(2, 6, 8), normal(8, 24), normal(24))
+    )
+    ones = keras.ops.cast(one_hot(np.array([[2, 3], [2, 3]]), 6), "float32")
+    made = [
+        keras.ops.convert_to_numpy(operation(inputs, picks, *more))
+        for operation, more in ((kernels.at, ()), (kernels.attention_at, (kernel, bias, 2, causal)))
+        for picks in (slice(2, 4), ones)
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert error(made[2], made[3]) < 1e-6
+
+
+def test_nothing_is_picked_by_zeros() -> None:
+    states = keras.ops.convert_to_tensor(normal(2, 6, 8))
+    zeros = keras.ops.zeros((2, 1, 6), dtype=states.dtype)
+    assert not keras.ops.convert_to_numpy(kernels.at(states, zeros)).any()
 
 
 def test_norms_by_their_definitions() -> None:

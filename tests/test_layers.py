@@ -25,7 +25,7 @@ RANDOM = np.random.default_rng(0)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("positions", [[[5], [0], [3]], [[1, 2, 2, 5], [0, 0, 1, 5], [5, 4, 3, 0]]])
 def test_some_positions_of_a_block_are_those_of_all(positions: list[list[int]], causal: bool) -> None:
-    states, wanted = RANDOM.normal(size=(3, 6, 8)), np.array(positions, "int32")
+    states, wanted = RANDOM.normal(size=(3, 6, 8)), np.array(positions)
     with float64_enabled():
         block = TransformerBlock(2, 16, causal=causal, dtype="float64")
         block.build(states.shape)
@@ -33,20 +33,22 @@ def test_some_positions_of_a_block_are_those_of_all(positions: list[list[int]], 
             variable.assign(RANDOM.normal(size=variable.shape))
         states = keras.ops.convert_to_tensor(states)
         whole = keras.ops.convert_to_numpy(block(states))
-        alone = keras.ops.convert_to_numpy(block(states, positions=keras.ops.convert_to_tensor(wanted)))
+        alone = keras.ops.convert_to_numpy(block(states, picks=keras.ops.convert_to_tensor(np.eye(6)[wanted])))
     assert error(alone, np.take_along_axis(whole, wanted[:, :, None], axis=1)) < EXACT
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
 def test_quantised_attention_at_some_positions(qkv_bias: bool) -> None:
-    states, positions = RANDOM.normal(size=(2, 6, 8)).astype("float32"), np.array([[5, 1], [0, 3]], "int32")
+    states, positions = RANDOM.normal(size=(2, 6, 8)).astype("float32"), np.array([[5, 1], [0, 3]])
     layer = SelfAttention(2, qkv_bias=qkv_bias)
     layer.build(states.shape)
     for variable in layer.weights:
         variable.assign(RANDOM.normal(size=variable.shape))
     layer.qkv.quantize("int8", type_check=False)  # which Keras refuses to subclasses of its Dense
     whole = keras.ops.convert_to_numpy(layer(states))
-    alone = keras.ops.convert_to_numpy(layer(states, positions=keras.ops.convert_to_tensor(positions)))
+    alone = keras.ops.convert_to_numpy(
+        layer(states, picks=keras.ops.convert_to_tensor(np.eye(6, dtype="float32")[positions]))
+    )
     assert error(alone, np.take_along_axis(whole, positions[:, :, None], axis=1)) < 1e-5
 
 

@@ -94,6 +94,7 @@ KERNELS = {
     "convolve": MCI,
     "dense": VIT,
     "dense_of_vectors": VIT,
+    "embed": MCI,
     "gelu": VIT,
     "layer_norm": VIT,
     "mean_over_positions": MCI,

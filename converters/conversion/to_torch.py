@@ -63,6 +63,17 @@ def to_torch(
     return len(tensors)
 
 
+def torch_tensors(model: MobileClipModel) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors of a model in train form by their names in PyTorch, and the layout that has a place for it.
+
+    Raises:
+        ExportError: where no layout has, or the model has been folded.
+    """
+    towers = [tower and tower.tower for tower in (model.image_encoder, model.text_encoder)]
+    layout = next((name for name in ("open_clip", "apple") if _exists(*towers, name)), "open_clip")
+    return read_from(*_model_and_rows(model, layout), lambda _: None), layout
+
+
 def _load_train_form(source: Path, layout: str) -> MobileClipModel:
     if source.suffix == ".keras":
         try:

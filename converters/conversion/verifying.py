@@ -84,13 +84,13 @@ def verify_against(
     """
     inputs = fixed_inputs(variant, checkpoint_format.image_size)
     with progress("Comparing with PyTorch", steps(forms)) as advance:
-        reference = _reference(variant, checkpoint_format, checkpoint, like_open_clip)
+        reference = reference_of(variant, checkpoint_format, checkpoint, like_open_clip)
         verification = verify_model(
             variant.name, make_model, forms, reference, inputs, lambda step: advance(1, step), thorough
         )
         if checkpoint_format.image_tower == "vit_b16" and _conventions(variant, True) != _conventions(variant, False):
             advance(1, "PyTorch in float64, the other convention")
-            other = _reference(variant, checkpoint_format, checkpoint, not like_open_clip)
+            other = reference_of(variant, checkpoint_format, checkpoint, not like_open_clip)
             logits = Features(other.encode_image(inputs.images), verification.features.text).logits()
             distance = float(abs(logits - verification.logits["torch"]).max())
             verification.convention = _describe(variant, like_open_clip, distance)
@@ -181,9 +181,13 @@ def write_verification(folder: Path, verification: Verification | None) -> None:
     write_card(folder)
 
 
-def _reference(
+def reference_of(
     variant: Variant, checkpoint_format: CheckpointFormat, checkpoint: Checkpoint, like_open_clip: bool
 ) -> TorchReference:
+    """The PyTorch model of a checkpoint, in float64.
+
+    Arguments are those of `verify_against`.
+    """
     conventions = _conventions(variant, like_open_clip) if checkpoint_format.image_tower == "vit_b16" else {}
     return build_reference(
         checkpoint_format.image_tower,

@@ -23,8 +23,8 @@ class SelfAttention(Layer):
         qkv_bias: whether the packed projection has a bias.
         causal: whether a position sees only itself and those before it.
 
-    Inputs and outputs are (batch, length, channels). With `positions`, integers (batch, wanted), only the outputs at
-    those positions of each row are computed: (batch, wanted, channels). Source: arXiv 1706.03762, section 3.2.
+    Inputs and outputs are (batch, length, channels). With `picks`, as for `kernels.at`, only the outputs at those
+    positions of each row are computed: (batch, wanted, channels). Source: arXiv 1706.03762, section 3.2.
     """
 
     def __init__(self, heads: int, qkv_bias: bool = True, causal: bool = False, **kwargs: Any) -> None:
@@ -41,11 +41,11 @@ class SelfAttention(Layer):
         self.qkv.build(input_shape)
         self.proj.build(input_shape)
 
-    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
-        if positions is None:
+    def call(self, inputs: Tensor, picks: Any = None) -> Tensor:
+        if picks is None:
             return self.proj(kernels.attention(self.qkv(inputs), self.heads, self.causal))
         if self.qkv.quantization_mode is not None:  # its kernel is no matrix of numbers to multiply with
-            return kernels.at(self.call(inputs), positions)
+            return kernels.at(self.call(inputs), picks)
         kernel = ops.convert_to_tensor(self.qkv.kernel)
         bias = ops.convert_to_tensor(self.qkv.bias) if self.qkv_bias else None
-        return self.proj(kernels.attention_at(positions, inputs, kernel, bias, self.heads, self.causal))
+        return self.proj(kernels.attention_at(inputs, picks, kernel, bias, self.heads, self.causal))

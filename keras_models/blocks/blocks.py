@@ -129,9 +129,9 @@ class TransformerBlock(Layer):
         causal: whether a position sees only itself and those before it.
         epsilon: of both LayerNorms.
 
-    Inputs and outputs are (batch, length, channels). With `positions`, integers (batch, wanted), only the outputs at
-    those positions of each row are computed: (batch, wanted, channels). A last block of which one position is used
-    need do no more, which saves 8 % of a tower of twelve.
+    Inputs and outputs are (batch, length, channels). With `picks`, as for `kernels.at`, only the outputs at those
+    positions of each row are computed: (batch, wanted, channels). A last block of which one position is used need do
+    no more, which saves 8 % of a tower of twelve.
     """
 
     def __init__(self, heads: int, hidden: int, causal: bool = False, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -146,9 +146,9 @@ class TransformerBlock(Layer):
         for part in (self.norm1, self.attn, self.norm2, self.mlp):
             part.build(input_shape)
 
-    def call(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
-        attended = self.attn(self.norm1(inputs), positions=positions)
-        attended += inputs if positions is None else kernels.at(inputs, positions)
+    def call(self, inputs: Tensor, picks: Any = None) -> Tensor:
+        attended = self.attn(self.norm1(inputs), picks=picks)
+        attended += inputs if picks is None else kernels.at(inputs, picks)
         outputs = self.mlp(self.norm2(attended))
         outputs += attended
         return outputs

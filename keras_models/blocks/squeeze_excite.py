@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from .. import kernels
 from ..layers.base import Layer
@@ -35,7 +36,7 @@ class SqueezeExcite(Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         gate = self.fc2(self.fc1(kernels.mean_over_positions(inputs)))
-        return inputs * gate[:, None, None, :]
+        return inputs * ops.reshape(gate, (-1, 1, 1, gate.shape[-1]))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

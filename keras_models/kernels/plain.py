@@ -20,8 +20,15 @@ from keras import ops
 from ..types import Tensor
 from .processor import processor_name, processor_precisions
 
+Picks = Tensor | slice
+"""Which positions are wanted; see `at`."""
+
 TERMS_OF_GROUP = 64
 """`dense_of_vectors` adds up at most so many products one after the other."""
+
+MASKED = -30_000.0
+"""Added to the scores of positions that are not to be seen. e to the power of it is 0 in every dtype, float16 holds it,
+and 0 times it is 0, where 0 times infinity would not be."""
 
 COMPILES_EACH_OPERATION = False
 """Whether an operation outside a compiled program is compiled on its own, for each shape."""
@@ -117,12 +124,14 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         Float (batch, units).
     """
-    length, units = kernel.shape
+    length = kernel.shape[0]
     group = math.gcd(length, TERMS_OF_GROUP)
     if group < 8 or group == length:  # many small groups would be one long sum again
         return inputs @ kernel
-    parts = ops.transpose(ops.reshape(inputs, (-1, length // group, group)), (1, 0, 2))
-    return ops.sum(parts @ ops.reshape(kernel, (length // group, group, units)), axis=0)
+    # Plain products of slices: converters to other runtimes, and their integer kernels, know these as dense layers.
+    starts = range(0, length, group)
+    parts = [inputs[:, start : start + group] @ kernel[start : start + group] for start in starts]
+    return sum(parts[1:], start=parts[0])
 
 
 def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:
@@ -137,19 +146,19 @@ def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:
         Float (batch, length, channels).
     """
     length, channels = ops.shape(packed)[1], packed.shape[-1] // 3
-    split = ops.reshape(packed, (-1, length, 3, heads, channels // heads))
-    query, key, value = (ops.transpose(split[:, :, part], (0, 2, 1, 3)) for part in range(3))
-    scores = (query * (channels // heads) ** -0.5) @ ops.transpose(key, (0, 1, 3, 2))
+    # Never more than four dimensions, which is all that many runtimes of phones take.
+    query, key, value = (ops.reshape(part, (-1, length, heads, channels // heads)) for part in ops.split(packed, 3, -1))
+    query = ops.transpose(query, (0, 2, 1, 3)) * (channels // heads) ** -0.5
+    scores = query @ ops.transpose(key, (0, 2, 3, 1))
     if causal:
         place = ops.arange(length)
-        scores = ops.where(place[None, :] <= place[:, None], scores, -float("inf"))
-    attended = ops.transpose(ops.softmax(scores, axis=-1) @ value, (0, 2, 1, 3))
-    return ops.reshape(attended, (-1, length, channels))
+        hidden = ops.cast(place[None, :] > place[:, None], keras.backend.standardize_dtype(scores.dtype))
+        scores = scores + hidden * MASKED
+    attended = ops.softmax(scores, axis=-1) @ ops.transpose(value, (0, 2, 1, 3))
+    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, length, channels))
 
 
-def attention_at(
-    positions: Tensor, inputs: Tensor, kernel: Tensor, bias: Tensor | None, heads: int, causal: bool
-) -> Tensor:
+def attention_at(inputs: Tensor, picks: Picks, kernel: Tensor, bias: Tensor | None, heads: int, causal: bool) -> Tensor:
     """`attention(inputs @ kernel + bias)` at a few positions, without the keys and values of all positions.
 
     A query times a key, q (K x), is (q K) x, and a weighted sum of values, sum of a (V x), is V (sum of a x). So both
@@ -157,8 +166,8 @@ def attention_at(
     all scores of a query, which changes no weight.
 
     Args:
-        positions: integers (batch, wanted).
         inputs: float (batch, length, channels).
+        picks: the positions, as for `at`.
         kernel: float (channels, 3 x channels), ordered (query, key, value) x head x channel.
         bias: float (3 x channels,), or None.
         heads: attention heads.
@@ -168,37 +177,67 @@ def attention_at(
         Float (batch, wanted, channels).
     """
     channels = inputs.shape[-1]
-    split = (channels, 3, heads, channels // heads)
-    to_query, to_key, to_value = ops.unstack(ops.reshape(kernel, split), axis=1)
-    query = ops.einsum("bnc,chd->bnhd", at(inputs, positions), to_query)
-    value_bias = None
+    width = channels // heads
+    to_query, to_key, to_value = (kernel[:, i * channels : (i + 1) * channels] for i in range(3))
+    states = at(inputs, picks)
+    wanted = ops.shape(states)[1]
+    query = states @ to_query
     if bias is not None:
-        query_bias, _, value_bias = ops.unstack(ops.reshape(bias, split[1:]))
-        query = query + query_bias
-    scores = ops.einsum("bnhd,chd->bhnc", query * (channels // heads) ** -0.5, to_key)
-    scores = ops.einsum("bhnc,blc->bhnl", scores, inputs)
+        query = query + bias[:channels]
+    # Of each head, every query times its own part of the matrix: (heads, batch x wanted, ...), three dimensions.
+    by_head = ops.transpose(ops.reshape(query * width**-0.5, (-1, heads, width)), (1, 0, 2))
+    by_head = by_head @ ops.transpose(ops.reshape(to_key, (channels, heads, width)), (1, 2, 0))
+    query = ops.reshape(ops.transpose(by_head, (1, 0, 2)), (-1, wanted * heads, channels))
+    scores = query @ ops.transpose(inputs, (0, 2, 1))
     if causal:
-        place = ops.arange(ops.shape(inputs)[1], dtype=keras.backend.standardize_dtype(positions.dtype))
-        seen = place <= positions[:, None, :, None]
-        scores = ops.where(seen, scores, -float("inf"))
-    attended = ops.einsum("bhnl,blc->bhnc", ops.softmax(scores, axis=-1), inputs)
-    attended = ops.einsum("bhnc,chd->bnhd", attended, to_value)
-    if value_bias is not None:
-        attended = attended + value_bias
-    return ops.reshape(attended, (-1, ops.shape(positions)[1], channels))
+        unseen = ops.cast(_unseen(picks, ops.shape(inputs)[1]), keras.backend.standardize_dtype(scores.dtype))
+        # One row stands for all heads; of several positions, each row is repeated for its heads.
+        scores = scores + (unseen if wanted == 1 else ops.repeat(unseen, heads, axis=1)) * MASKED
+    attended = ops.reshape(ops.softmax(scores, axis=-1) @ inputs, (-1, heads, channels))
+    attended = ops.transpose(attended, (1, 0, 2))
+    attended = attended @ ops.transpose(ops.reshape(to_value, (channels, heads, width)), (1, 0, 2))
+    attended = ops.reshape(ops.transpose(attended, (1, 0, 2)), (-1, wanted, channels))
+    return attended if bias is None else attended + bias[2 * channels :]
 
 
-def at(states: Tensor, positions: Tensor) -> Tensor:
+def _unseen(picks: Picks, length: Any) -> Tensor:
+    """(batch, wanted, length): 1 where a position stands behind the one that is picked, else 0."""
+    place = ops.arange(length, dtype="float32")
+    if isinstance(picks, slice):
+        picked = place[None, picks, None]
+    else:
+        picked = ops.sum(ops.cast(picks, "float32") * place, axis=-1, keepdims=True)
+    return ops.clip(place - picked, 0.0, 1.0)
+
+
+def at(states: Tensor, picks: Picks) -> Tensor:
     """The states at some positions of each row.
 
+    A product with ones and zeros, which is exact. Looking positions up takes integers of 64 bits or operations that
+    many runtimes of phones lack.
+
     Args:
-        states: (batch, length, channels).
-        positions: integers (batch, wanted).
+        states: float (batch, length, channels).
+        picks: float (batch, wanted, length), each row 1 at the position that is wanted and 0 elsewhere. A row of
+            zeros gives zeros. Or a slice: the same positions of each row.
 
     Returns:
-        (batch, wanted, channels).
+        Float (batch, wanted, channels).
     """
-    return ops.take_along_axis(states, positions[:, :, None], axis=1)
+    return states[:, picks] if isinstance(picks, slice) else picks @ states
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """The rows of a table.
+
+    Args:
+        table: float (rows, width).
+        ids: integers (batch, length), each from 0 to rows - 1.
+
+    Returns:
+        Float (batch, length, width).
+    """
+    return ops.take(table, ids, axis=0)
 
 
 def _root(numbers: Tensor) -> Tensor:

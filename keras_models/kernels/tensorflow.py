@@ -59,6 +59,19 @@ def batch_norm(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, eps
     return plain.batch_norm(inputs, mean, variance, gamma, beta, epsilon, tf.sqrt)
 
 
+def embed(table: Any, ids: Any) -> Tensor:
+    """A look-up of a plain list of ids of 32 bits, which LiteRT has an operation for. Keras' own also takes negative
+    ids, which there are none of, and has seven operations more."""
+    rows = _look_up(table, tf.reshape(tf.cast(ids, tf.int32), (-1,)))
+    return tf.reshape(rows, (-1, keras.ops.shape(ids)[1], table.shape[-1]))
+
+
+@tf.function(experimental_implements="embedding_matmul", autograph=False, reduce_retracing=True)
+def _look_up(table: Any, ids: Any) -> Tensor:
+    """LiteRT's converter knows this function by the name that it implements."""
+    return tf.gather(table, ids)
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """The switch is one for the whole process."""

@@ -67,8 +67,8 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
 def attention(packed: Any, heads: int, causal: bool) -> Tensor:
     """The one kernel that never writes the scores to memory, given views, not copies."""
     batch, length, channels = packed.shape
-    split = packed.reshape(batch, length, 3, heads, channels // 3 // heads)
-    query, key, value = split.permute(2, 0, 3, 1, 4)
+    parts = (part.reshape(batch, length, heads, -1).transpose(1, 2) for part in packed.chunk(3, -1))
+    query, key, value = parts
     attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return attended.transpose(1, 2).reshape(batch, length, channels // 3)
 

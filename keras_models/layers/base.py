@@ -1,6 +1,8 @@
 """What every layer of a tower inherits."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -10,7 +12,20 @@ from ..types import Tensor
 from .initializers import starts_as
 
 _thread = threading.local()
-"""`inside`: whether this thread is within the call of a tower's layer."""
+"""`inside`: whether this thread is within the call of a tower's layer. `named`: whether each layer goes through Keras."""
+
+
+@contextmanager
+def named_layers() -> Iterator[None]:
+    """Within this context, in this thread, every layer is called through Keras, which names what it computes.
+
+    A traced program then holds the path of each layer in the names of its operations.
+    """
+    before, _thread.named = getattr(_thread, "named", False), True
+    try:
+        yield
+    finally:
+        _thread.named = before
 
 
 class TowerLayer:
@@ -26,7 +41,7 @@ class TowerLayer:
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        if getattr(_thread, "inside", False) and not self._needs_keras:
+        if getattr(_thread, "inside", False) and not self._needs_keras and not getattr(_thread, "named", False):
             return self.call(*args, **kwargs)  # type: ignore[attr-defined]
         outer, _thread.inside = getattr(_thread, "inside", False), True
         try:

@@ -49,3 +49,6 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
 
     MATRIX = "embeddings"
     SCALED_AXIS = -1
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return ops.cast(kernels.embed(ops.convert_to_tensor(self.embeddings), inputs), self.compute_dtype)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from .. import kernels
@@ -59,7 +60,19 @@ class TextBackbone(Layer):
         self.final_norm.build((None, width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        states, end = self._embed(inputs), _end_of_text(inputs)
+        return self.encode(self.embed(inputs), end_of_text(inputs), training)
+
+    def encode(self, states: Tensor, end: Tensor, training: bool | None = None) -> Tensor:
+        """What follows the embeddings.
+
+        Args:
+            states: float (batch, length, width), what `embed` gives.
+            end: float32 (batch, length), what `end_of_text` gives.
+            training: whether batch norms learn.
+
+        Returns:
+            Float (batch, width).
+        """
         ending = ending_of(self.blocks, bool(training))
         for block in self.blocks[: len(self.blocks) - len(ending.blocks)]:
             states = _apply(block, states, training)
@@ -67,28 +80,39 @@ class TextBackbone(Layer):
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for a token batch."""
-        states = self._embed(inputs)
+        states = self.embed(inputs)
         outputs = {"embeddings": states}
         for index, block in enumerate(self.blocks):
             outputs[f"block_{index}"] = states = _apply(block, states, training=False)
         outputs["norm"] = norm_each(self.final_norm, states)
         return outputs
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token and position embeddings, (batch, length, width), of integers (batch, length)."""
         positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
         return self.token_embedding(tokens) + positions
 
     def at_end_of_text(self, states: Tensor, tokens: Tensor) -> Tensor:
         """(batch, width): each text's state at its largest token id."""
-        return kernels.at(states, _end_of_text(tokens))[:, 0]
+        picks = ops.cast(end_of_text(tokens)[:, None], keras.backend.standardize_dtype(states.dtype))
+        return kernels.at(states, picks)[:, 0]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)
 
 
-def _end_of_text(tokens: Tensor) -> Tensor:
-    """(batch, 1): where each text's largest token id stands."""
-    return ops.argmax(tokens, axis=-1)[:, None]
+def end_of_text(tokens: Tensor) -> Tensor:
+    """float32 (batch, length): 1 where each text's largest token id stands, at the first of several, and 0 elsewhere.
+
+    In whole numbers of 32 bits: half precision, which runtimes of phones compute floats in, cannot tell the ids of the
+    start and of the end apart.
+    """
+    tokens = ops.cast(tokens, "int32")
+    length = ops.shape(tokens)[1]
+    place = ops.arange(length, dtype="int32")
+    is_smaller = ops.cast(tokens < ops.amax(tokens, axis=-1, keepdims=True), "int32")
+    first = ops.amin(place + length * is_smaller, axis=-1, keepdims=True)
+    return ops.cast(ops.equal(place, first), "float32")
 
 
 def _apply(block: Any, states: Tensor, training: bool | None) -> Tensor:

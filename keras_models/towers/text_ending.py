@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from .. import kernels
@@ -24,12 +25,12 @@ class PlainEnding:
 
         Args:
             states: float (batch, length, width), what comes before the ending's blocks.
-            end: integers (batch, 1), where each text ends.
+            end: float32 (batch, length), 1 where each text ends and 0 elsewhere.
 
         Returns:
             Float (batch, 1, width).
         """
-        return kernels.at(states, end)
+        return kernels.at(states, _picks(states, end[:, None]))
 
 
 class TransformerEnding(PlainEnding):
@@ -37,7 +38,7 @@ class TransformerEnding(PlainEnding):
 
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         (block,) = self.blocks
-        return block(states, positions=end)
+        return block(states, picks=_picks(states, end[:, None]))
 
 
 class MixerEnding(PlainEnding):
@@ -48,11 +49,19 @@ class MixerEnding(PlainEnding):
 
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         transformer, mixer = self.blocks
-        length = ops.shape(states)[1]
-        window = end + ops.arange(-mixer.reach, mixer.reach + 1, dtype=end.dtype)
-        states = transformer(states, positions=ops.clip(window, 0, length - 1))
-        inside = ops.cast(ops.logical_and(window >= 0, window < length), states.dtype)
+        place = ops.arange(ops.shape(states)[1], dtype="float32")
+        middle = ops.sum(end * place, axis=-1)[:, None]
+        columns = middle + ops.arange(-mixer.reach, mixer.reach + 1, dtype="float32")
+        # 1 where a place is the column's and 0 elsewhere, so all 0 for columns beyond the edge.
+        picks = _picks(states, ops.relu(1.0 - ops.abs(place - columns[:, :, None])))
+        inside = ops.sum(picks, axis=-1)
+        states = transformer(states, picks=picks)
         return ops.squeeze(mixer(ops.expand_dims(states, 1), inside=inside[:, None, :, None]), 1)
+
+
+def _picks(states: Tensor, ones: Tensor) -> Tensor:
+    """Ones and zeros in the dtype of the states, which they are multiplied with."""
+    return ops.cast(ones, keras.backend.standardize_dtype(states.dtype))
 
 
 def ending_of(blocks: list[Any], training: bool) -> PlainEnding:

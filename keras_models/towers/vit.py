@@ -95,8 +95,7 @@ class VisionTransformer(Layer):
         tokens = self._embed(inputs, training)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        class_token = ops.zeros((ops.shape(tokens)[0], 1), dtype="int32")
-        return self.norm(self.blocks[-1](tokens, positions=class_token)[:, 0])
+        return self.norm(self.blocks[-1](tokens, picks=slice(0, 1))[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
@@ -122,9 +121,11 @@ class VisionTransformer(Layer):
         class_token = ops.convert_to_tensor(self.cls_token)
         if prefix:
             class_token = class_token + positions[:, :1]
-        patches = patches + grid
-        class_token = ops.broadcast_to(class_token, (ops.shape(patches)[0], 1, width))
-        tokens = ops.concatenate([class_token, patches], axis=1)
+        # The class token is added to a row of zeros. Repeating it along the batch would take an operation that many
+        # runtimes of phones lack.
+        tokens = ops.concatenate([ops.zeros_like(patches[:, :1]), patches], axis=1) + ops.concatenate(
+            [class_token, grid], axis=1
+        )
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

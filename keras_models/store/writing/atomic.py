@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .exchange import exchange
+from .file_names import CONVERSION_FILE
 from .output_errors import OutputError as OutputError
 from .output_errors import output_errors
 from .own_files import record_files
@@ -63,17 +64,22 @@ def _replace_folder(place: Staging, target: Path, check: Check) -> None:
 
 
 @contextmanager
-def written_whole(target: Path, force: bool) -> Iterator[Path]:
+def written_whole(target: Path, force: bool, mark: str = CONVERSION_FILE) -> Iterator[Path]:
     """A new folder beside `target`, which takes its place at the end, or is removed where anything fails.
+
+    Args:
+        target: the folder to write.
+        force: whether to replace one of the same kind.
+        mark: the file that every folder of this kind holds.
 
     Raises:
         OutputError: where there is no room, or no permission.
     """
-    check_target(target, force)
+    check_target(target, force, mark)
     target = absolute(target)
 
     def check(place: Path, thorough: bool) -> None:
-        check_there(target, force, place, thorough=thorough)
+        check_there(target, force, place, mark, thorough=thorough)
 
     # Checked once more at the end, because writing may have taken minutes.
     with output_errors(target), folder_placed_whole(target, check) as new:

@@ -16,10 +16,10 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool, mark: str = CONVERSION_FILE) -> None:
     """Refuses, before any work, a folder that exists already or cannot be put where it is wanted.
 
-    What a process that was killed left beside it is cleared up first.
+    What a process that was killed left beside it is cleared up first. `mark` is as for `check_there`.
 
     Raises:
         OutputError: saying why.
@@ -28,17 +28,20 @@ def check_target(target: Path, force: bool) -> None:
     with output_errors(target):
         recover(place.parent)
         recover(place)
-        check_there(place, force)
+        check_there(place, force, mark=mark)
     _check_writable(target, next(parent for parent in (*place.parents, place) if parent.exists()))
 
 
-def check_there(target: Path, force: bool, place: Path | None = None, *, thorough: bool = True) -> None:
+def check_there(
+    target: Path, force: bool, place: Path | None = None, mark: str = CONVERSION_FILE, *, thorough: bool = True
+) -> None:
     """Refuses to replace a folder that is not ours, and any without `force`.
 
     Args:
         target: the absolute path to write.
         force: whether to replace what is there.
         place: where that lies now; None for `target` itself.
+        mark: the file that every folder of the kind holds that is written.
         thorough: whether to read files that have the right size and time.
     """
     place = place or target
@@ -47,8 +50,8 @@ def check_there(target: Path, force: bool, place: Path | None = None, *, thoroug
     if not force:
         raise OutputError(f"{target} exists already. Choose another --out, or replace it with --force.")
     reason = reason_to_leave(place)
-    if reason is None and any(place.iterdir()) and not (place / CONVERSION_FILE).exists():
-        reason = "is not a converted model"
+    if reason is None and any(place.iterdir()) and not (place / mark).exists():
+        reason = f"is not {'a converted model' if mark == CONVERSION_FILE else 'a bundle'}"
     reason = reason or foreign_in(place, thorough=thorough)
     if reason is not None:
         raise OutputError(f"{target} {reason}, and is left alone even with --force.")

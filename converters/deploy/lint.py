@@ -1,0 +1,88 @@
+"""Which operations of an exported tower a delegate would refuse, and the layer that each comes from.
+
+A delegate that refuses one operation leaves it to the processor, and copies between the two; some give wrong results
+without an error. The rules are those of LiteRT's GPU delegate and of WebGPU, read in their sources, as of November 2026:
+at most four dimensions, no 64-bit integers, and none of some operations. TensorFlow's own analyser passes some of them.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .operation import Operation
+
+MOST_DIMENSIONS = 4
+REFUSED_TYPES = ("INT64", "FLOAT64", "STRING", "COMPLEX64")
+REFUSED = (
+    "ARG_MAX",
+    "ARG_MIN",
+    "BROADCAST_ARGS",
+    "BROADCAST_TO",
+    "CUSTOM",
+    "DYNAMIC_UPDATE_SLICE",
+    "EMBEDDING_LOOKUP",
+    "GATHER",
+    "GATHER_ND",
+    "HASHTABLE_LOOKUP",
+    "IF",
+    "RANGE",
+    "SCATTER_ND",
+    "SELECT",
+    "SELECT_V2",
+    "SHAPE",
+    "UNIQUE",
+    "WHERE",
+    "WHILE",
+)
+INTEGER_ARITHMETIC = ("ADD", "MUL", "SUB", "REDUCE_MAX", "REDUCE_MIN", "LESS", "EQUAL", "ONE_HOT", "MINIMUM", "MAXIMUM")
+"""Taken for floats, refused for integers of 32 bits."""
+
+_SCOPE = re.compile(r"_\d+(?=/|$)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An operation that is refused."""
+
+    kind: str
+    layer: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As bundle.json has it."""
+        return asdict(self)
+
+
+def lint(operations: Iterable[Operation]) -> list[Finding]:
+    """Everything that a GPU delegate would refuse, in the order of computation."""
+    found = []
+    for operation in operations:
+        reason = _reason(operation)
+        if reason is not None:
+            found.append(Finding(operation.kind, layer_of(operation.name), reason))
+    return found
+
+
+def _reason(operation: Operation) -> str | None:
+    tensors = (*operation.inputs, *operation.outputs)
+    types = {tensor.dtype for tensor in tensors}
+    most = max((len(tensor.shape) for tensor in tensors), default=0)
+    if operation.kind in REFUSED:
+        return "no GPU delegate has this operation"
+    if most > MOST_DIMENSIONS:
+        return f"it has {most} dimensions; {MOST_DIMENSIONS} are taken"
+    if wrong := sorted(types & set(REFUSED_TYPES)):
+        return f"it computes in {wrong[0].lower()}"
+    if operation.kind in INTEGER_ARITHMETIC and operation.inputs and operation.inputs[0].dtype == "INT32":
+        return "it computes in int32; floats are taken"
+    return None
+
+
+def layer_of(name: str) -> str:
+    """The path of the layer in the model, out of the name of a tensor.
+
+    Keras adds a number to a name that it has given before, and converters join names by semicolons.
+    """
+    path = name.split(";")[0].removeprefix("StatefulPartitionedCall/")
+    return _SCOPE.sub("", path.rpartition("/")[0]) or path

@@ -1,0 +1,139 @@
+"""Towers as LiteRT files (.tflite): written by TensorFlow's converter, run by ai-edge-litert."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .operation import Operation
+from .runtimes import Arrays, Run
+from .saved_model import signature_name
+
+THREADS = 2
+
+
+def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
+    """Converts a SavedModel, with built-in operations alone. Signatures share their weights and keep their names."""
+    import tensorflow as tf
+
+    names = [signature_name(batch, batches) for batch in batches]
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=names)
+    out.write_bytes(converter.convert())
+
+
+def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
+    """Rounds weights to float16, but for those of some layers.
+
+    Args:
+        float32: a file that `write` wrote.
+        out: to be written.
+        kept: names of the operations whose weights stay float32.
+    """
+    import re
+
+    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    rounding = quantizer.Quantizer(str(float32))
+    half = qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    everything = qtyping.TFLOperationName.ALL_SUPPORTED
+    rounding.update_quantization_recipe(
+        regex=".*", operation_name=everything, op_config=half, algorithm_key=AlgorithmName.FLOAT_CASTING
+    )
+    for name in kept:
+        rounding.update_quantization_recipe(
+            regex=f"^{re.escape(name)}", operation_name=everything, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
+    out.write_bytes(rounding.quantize().quantized_model)
+
+
+def open_tower(path: Path, batch: int | None, way: str = "") -> Run:
+    """Runs the signature for a batch."""
+    interpreter = _interpreter(path)
+    names = list(interpreter.get_signature_list())
+    runner = interpreter.get_signature_runner(names[0] if len(names) == 1 else f"batch_{batch}")
+
+    def run(given: Arrays) -> Arrays:
+        return {name: np.array(value) for name, value in runner(**given).items()}
+
+    return run
+
+
+def _interpreter(path: Path, **options: Any) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_path=str(path), num_threads=THREADS, **options)
+
+
+def largest_activations(path: Path, batches: list[Arrays]) -> dict[str, float]:
+    """The largest size of a number that each operation puts out, by the operation's name.
+
+    Args:
+        path: a file whose first signature is run.
+        batches: inputs, one batch after the other.
+    """
+    from ai_edge_litert.interpreter import OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate keeps what is between its operations
+    interpreter = _interpreter(path, experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    signature = next(iter(interpreter.get_signature_list()))
+    indices = {
+        name: interpreter.get_input_details()[place]["index"]
+        for place, name in enumerate(_input_order(interpreter, signature))
+    }
+    found: dict[str, float] = {}
+    for given in batches:
+        for name, array in given.items():
+            interpreter.set_tensor(indices[name], array)
+        interpreter.invoke()
+        for operation in operations(path):
+            for tensor in operation.outputs:
+                value = interpreter.get_tensor(tensor.index)
+                if value.dtype == np.float32 and value.size:
+                    largest = float(np.abs(value).max())
+                    found[operation.name] = max(found.get(operation.name, 0.0), largest)
+    return found
+
+
+def _input_order(interpreter: Any, signature: str) -> list[str]:
+    """The names of a signature's inputs, in the order of the interpreter's own list."""
+    runner = interpreter.get_signature_runner(signature)
+    by_index = {details["index"]: name for name, details in runner.get_input_details().items()}
+    return [by_index[details["index"]] for details in interpreter.get_input_details()]
+
+
+def operations(path: Path) -> Iterator[Operation]:
+    """Every operation of a file's first signature, in the order of computation."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    names = _names(schema.BuiltinOperator)
+    types = _names(schema.TensorType)
+    graph = model.subgraphs[0]
+    for each in graph.operators:
+        code = model.operatorCodes[each.opcodeIndex]
+        kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        inputs, outputs = (
+            tuple(_tensor(graph.tensors[index], index, types) for index in indices if index >= 0)
+            for indices in (each.inputs, each.outputs)
+        )
+        label = graph.tensors[each.outputs[0]].name
+        yield Operation(kind, label.decode() if isinstance(label, bytes) else label, inputs, outputs)
+
+
+def _tensor(tensor: Any, index: int, types: dict[int, str]) -> Any:
+    from .operation import TensorInfo
+
+    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    return TensorInfo(int(index), shape, types[tensor.type])
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}

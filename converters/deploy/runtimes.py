@@ -1,0 +1,113 @@
+"""The runtimes that towers are exported to: what each needs, and the file that knows it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...keras_models.errors import MissingPackageError
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
+"""A tower's file, opened: from its inputs by name to its outputs by name."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How one runtime's files are made and run.
+
+    Attributes:
+        title: its name as people write it.
+        extra: the extra of this package that installs what it needs.
+        makes: packages, by their import names, that writing a file needs.
+        runs: packages that running a file needs.
+        suffix: of a tower's file; "" for a folder.
+        recipes: those that it has.
+        module: the file beside this one that writes and runs its files.
+        ways: the settings that a file is proven under, "" for the default alone.
+        fixed_shapes: whether its files have one shape for each batch.
+    """
+
+    title: str
+    extra: str
+    makes: tuple[str, ...]
+    runs: tuple[str, ...]
+    suffix: str
+    recipes: tuple[str, ...]
+    module: str
+    ways: tuple[str, ...] = ("",)
+    fixed_shapes: bool = False
+
+    @property
+    def code(self) -> Any:
+        """The module: `write(saved, out)`, `open_tower(path, batch, way)` and `operations(path)`."""
+        return import_module(f".{self.module}", __package__)
+
+    def check_packages(self, making: bool) -> None:
+        """Checks, before any work, that what is needed is installed.
+
+        Raises:
+            MissingPackageError: naming what is not, and how to get it.
+        """
+        missing = [name for name in (*self.makes, *self.runs) if (making or name in self.runs) and not find_spec(name)]
+        if missing:
+            raise MissingPackageError(
+                f"{self.title} needs {', '.join(DISTRIBUTIONS[name] for name in missing)}, not installed here. "
+                f'Install with: pip install "mobileclip-keras[{self.extra}]"'
+            )
+
+    def versions(self) -> dict[str, str]:
+        """The versions of what writes and runs its files."""
+        found = {}
+        for name in ("keras", "numpy", *(DISTRIBUTIONS[each] for each in (*self.makes, *self.runs))):
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        return found
+
+
+DISTRIBUTIONS = {
+    "tensorflow": "tensorflow",
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "tf2onnx": "tf2onnx",
+    "openvino": "openvino",
+}
+"""The packages' names where they are installed from, by their import names."""
+
+RUNTIMES = {
+    "litert": Runtime(
+        "LiteRT", "litert", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite", ("float32", "fp16"),
+        "litert", fixed_shapes=True,
+    ),
+    "onnx": Runtime(
+        "ONNX", "onnx", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", ("float32", "fp16"), "onnx_file"
+    ),
+    "openvino": Runtime(
+        "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml", ("float32",), "openvino_file",
+        ways=("float32", "default"),
+    ),
+    "saved-model": Runtime(
+        "A SavedModel", "tensorflow", (), ("tensorflow",), "", ("float32",), "saved_model"
+    ),
+}  # fmt: skip
+
+
+def open_tower(runtime: str, path: Path, batch: int | None, way: str = "") -> Run:
+    """A tower's file, ready to run.
+
+    Args:
+        runtime: a key of RUNTIMES.
+        path: the file or folder.
+        batch: how many rows a call gives; None for any number.
+        way: one of the runtime's ways.
+    """
+    return RUNTIMES[runtime].code.open_tower(path, batch, way)

@@ -1,0 +1,68 @@
+"""Towers as TensorFlow's SavedModels: a target of its own, and what the other runtimes' converters read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...keras_models.layers.base import named_layers
+from .parts import Part
+from .runtimes import Arrays, Run
+
+SIGNATURE = "serving_default"
+
+
+def signature_name(batch: int | None, batches: tuple[int, ...]) -> str:
+    """The signature for a batch: the usual name where there is one alone."""
+    return SIGNATURE if len(batches) < 2 else f"batch_{batch}"
+
+
+def save(part: Part, batches: tuple[int, ...], folder: Path) -> None:
+    """Writes a part with a signature for each batch. Every variable is stored once.
+
+    `keras.Model.export` stores each twice: by its own name and as what the traced function holds.
+
+    Args:
+        part: a function, and what it takes and gives.
+        batches: rows of each signature; empty for one of any number.
+        folder: to be written.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in part.variables]
+
+    def run(**given: Any) -> dict[str, Any]:
+        return part.function(given)
+
+    signatures = {}
+    for batch in batches or (None,):
+        specs = {name: tf.TensorSpec((batch, *shape), dtype, name) for name, (shape, dtype) in part.inputs.items()}
+        with named_layers():
+            traced = tf.function(run, autograph=False).get_concrete_function(**specs)
+        signatures[signature_name(batch, batches)] = traced
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
+    """The target is what was saved."""
+    saved.rename(out)
+
+
+def open_tower(path: Path, batch: int | None, way: str = "") -> Run:
+    """Runs a SavedModel by the signature that TensorFlow Serving takes."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures[SIGNATURE]
+
+    def run(given: Arrays) -> Arrays:
+        tensors = {name: tf.constant(array) for name, array in given.items()}
+        return {name: value.numpy() for name, value in signature(**tensors).items()}
+
+    run.loaded = loaded  # type: ignore[attr-defined]  # its variables live as long as what was loaded
+    return run
+
+
+def operations(path: Path) -> Iterator[tuple[str, str, list[tuple[list[int], str]]]]:
+    """Nothing: TensorFlow has every operation."""
+    yield from ()
