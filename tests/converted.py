@@ -32,7 +32,9 @@ MEAN = (0.5, 0.25, 0.125)
 """Of the folder's preprocessing, and of the variant once `small_variant` changed it."""
 
 
-def write_converted(train: MobileClipModel, folder: Path) -> Path:
+def write_converted(
+    train: MobileClipModel, folder: Path, variant: str = VARIANT, preprocessor: ImagePreprocessor | None = None
+) -> Path:
     """A folder as `convert` writes it, of a model in train form, whose verification is said to have passed.
 
     `publish` takes the folder only where VARIANT has the towers of the model, and after `record_sample`.
@@ -41,11 +43,11 @@ def write_converted(train: MobileClipModel, folder: Path) -> Path:
         place.mkdir(parents=True)
         keras.saving.save_model(model, place, zipped=False)
         (place / "assets").rmdir()
-    ImagePreprocessor(64, MEAN).save_pretrained(folder)
+    (preprocessor or ImagePreprocessor(64, MEAN)).save_pretrained(folder)
     Tokenizer().save_pretrained(folder)
-    source = {"file": f"{VARIANT}.pt", "sha256": "ab" * 32, "layout": "open_clip", "dtype": "float32"}
+    source = {"file": f"{variant}.pt", "sha256": "ab" * 32, "layout": "open_clip", "dtype": "float32"}
     record = {
-        "variant": VARIANT,
+        "variant": variant,
         "source": source,
         "dtype": "float32",
         "weights_sha256": weight_hashes(folder),

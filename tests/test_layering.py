@@ -32,6 +32,7 @@ LAYERS = (
     "converters.checkpoints",
     "converters.hub",
     "converters.conversion",
+    "converters.deploy",
     "converters.cli",
 )
 # The one arrow that points upward: a variant's name stands for a copy that the converters make.

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from . import convert, publish, use
+from . import convert, export, publish, use
 
 app = typer.Typer(
     help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
@@ -23,6 +23,7 @@ for command in (
     use.embed,
     use.search,
     publish.publish,
+    export.export,
 ):
     app.command()(command)
 

@@ -7,7 +7,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ...keras_models.errors import MobileClipError
 from ...keras_models.shown import shown
+from ...keras_models.store.file_names import BUNDLE_FILE
+from .export import prove_again
 from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
@@ -128,16 +131,23 @@ def _print_facts(file: Path, facts: dict[str, Any]) -> None:
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A converted folder.")],
-    src: Annotated[str, typer.Option(help="The checkpoint that it was converted from.")],
+    folder: Annotated[Path, typer.Argument(help="A converted folder, or an exported bundle.")],
+    src: Annotated[
+        str | None, typer.Option(help="The checkpoint that it was converted from. A bundle can do without.")
+    ] = None,
     thorough: Annotated[
         bool,
         typer.Option("--thorough", help="On PyTorch, also compile both forms with Inductor, which takes minutes."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a converted folder with PyTorch, and write the outcome into it."""
+    """Compare a converted folder with PyTorch, and write the outcome into it; or prove a bundle again."""
     with plain_errors(folder, src):
+        if (folder / BUNDLE_FILE).is_file():
+            prove_again(folder, None if src is None else Path(src), as_json)
+            return
+        if src is None:
+            raise MobileClipError(f"{folder} is a converted folder: give the checkpoint that it comes from by --src.")
         from ...keras_models.store.file_names import CONVERSION_FILE
         from ...verify.report import render
         from ..checkpoints.source import resolved

@@ -1,8 +1,8 @@
 """Which operations of an exported tower a delegate would refuse, and the layer that each comes from.
 
 A delegate that refuses one operation leaves it to the processor, and copies between the two; some give wrong results
-without an error. The rules are those of LiteRT's GPU delegate and of WebGPU, read in their sources, as of November 2026:
-at most four dimensions, no 64-bit integers, and none of some operations. TensorFlow's own analyser passes some of them.
+without an error. The rules are those of LiteRT's GPU delegate and of WebGPU, read in their sources in November 2026: at
+most four dimensions, no 64-bit integers, and none of some operations. TensorFlow's own analyser passes some of them.
 """
 
 import re

@@ -11,6 +11,8 @@ from .runtimes import Arrays, Run
 from .saved_model import signature_name
 
 THREADS = 2
+METADATA = "mobileclip_keras"
+"""The name of what a file says of itself, as JSON."""
 
 
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
@@ -50,6 +52,23 @@ def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
             regex=f"^{re.escape(name)}", operation_name=everything, algorithm_key=AlgorithmName.NO_QUANTIZE
         )
     out.write_bytes(rounding.quantize().quantized_model)
+
+
+def describe(path: Path, about: dict[str, str]) -> None:
+    """Writes a description and metadata into a file."""
+    import json
+
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    model.description = f"{about['name']}: {about['description']}"
+    content, entry = schema.BufferT(), schema.MetadataT()
+    content.data = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    entry.name, entry.buffer = METADATA, len(model.buffers)
+    model.buffers.append(content)
+    model.metadata = [*(model.metadata or []), entry]
+    flatbuffer_utils.write_model(model, str(path))
 
 
 def open_tower(path: Path, batch: int | None, way: str = "") -> Run:

@@ -131,7 +131,7 @@ def _pixels(asked: str | None) -> tuple[int, int] | None:
     sides = asked.lower().replace("×", "x").split("x")
     if len(sides) != 2 or not all(s.isascii() and s.isdigit() and 1 <= int(s) <= LARGEST_SIDE for s in sides):
         raise DeployError(
-            f"--pixels takes height x width, such as 480x640, each at most {LARGEST_SIDE}, not {asked!r}."
+            f"--pixels takes height x width, such as 480x640, at most {LARGEST_SIDE} each, not {asked!r}."
         )
     return int(sides[0]), int(sides[1])
 

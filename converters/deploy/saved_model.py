@@ -1,5 +1,6 @@
 """Towers as TensorFlow's SavedModels: a target of its own, and what the other runtimes' converters read."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def save(part: Part, batches: tuple[int, ...], folder: Path) -> None:
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     """The target is what was saved."""
     saved.rename(out)
+
+
+def describe(path: Path, about: dict[str, str]) -> None:
+    """Writes metadata where TensorFlow Serving looks for what it does not read itself."""
+    extra = path / "assets.extra"
+    extra.mkdir()
+    (extra / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def open_tower(path: Path, batch: int | None, way: str = "") -> Run:

@@ -12,7 +12,7 @@ from ..types import Tensor
 from .initializers import starts_as
 
 _thread = threading.local()
-"""`inside`: whether this thread is within the call of a tower's layer. `named`: whether each layer goes through Keras."""
+"""`inside`: whether this thread is within the call of a tower's layer. `named`: whether each goes through Keras."""
 
 
 @contextmanager

@@ -27,14 +27,20 @@ def output_errors(target: Path) -> Iterator[None]:
 
 def os_reason(error: BaseException) -> str | None:
     """What the operating system says is wrong, also where a library wraps it in its own words; else None."""
+    number = os_number(error)
+    return None if number is None else os.strerror(number).lower()
+
+
+def os_number(error: BaseException) -> int | None:
+    """The operating system's number of what is wrong, as `os_reason` finds it; else None."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, MobileClipError):
         number = getattr(seen, "errno", None)
         text = str(seen)
         for known in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             if number == known or f"errno = {known}" in text or os.strerror(known) in text:
-                return os.strerror(known).lower()
+                return known
         if isinstance(seen, OSError) and number is not None:
-            return os.strerror(number).lower()
+            return int(number)
         seen = seen.__cause__ or seen.__context__
     return None

@@ -1,0 +1,91 @@
+"""The command that exports a converted folder as a bundle for devices, and proving one again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ...keras_models.shown import shown
+from .progress import bars
+from .terminal import Force, Json, console, errors, plain_errors, print_json, say
+
+if TYPE_CHECKING:
+    from ..deploy.proof import Check
+
+
+def export(
+    folder: Annotated[str, typer.Argument(help="A converted folder that is verified, a Hub repository, or a variant.")],
+    to: Annotated[str, typer.Option(help="litert, onnx, openvino or saved-model.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    towers: Annotated[str | None, typer.Option(help="image, text or image,text; all if left out.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help='Rows at once: numbers between commas, or "any" where the runtime takes it.')
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="fp16 for half the size; float32 if left out.")] = None,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help="Resize, crop and normalise inside the graph, from uint8.")
+    ] = False,
+    pixels: Annotated[str | None, typer.Option(help="Of --preprocess, the one size that it takes: 480x640.")] = None,
+    embed_outside: Annotated[
+        bool, typer.Option("--embed-outside", help="Put the look-up of token ids into a file of its own.")
+    ] = False,
+    src: Annotated[Path | None, typer.Option(help="The checkpoint, for a folder without its train form.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle for phones and browsers, proven in its own runtime against PyTorch."""
+    with plain_errors(folder, out, src):
+        from ..deploy.export import export as export_folder
+
+        done = export_folder(
+            folder,
+            to,
+            out=out,
+            force=force,
+            source=src,
+            progress=bars(errors if as_json else console),
+            towers=towers,
+            batch=batch,
+            quantize=quantize,
+            preprocess=preprocess,
+            pixels=pixels,
+            embed_outside=embed_outside,
+        )
+        if as_json:
+            checks = [check.to_json() for check in done.checks]
+            print_json({"folder": str(done.folder), **done.about, "checks": checks})
+            return
+        console.print(table_of(done.checks))
+        for name, part in done.about["towers"].items():
+            findings = part.get("not_for_gpu_delegates", ())
+            if findings:
+                kinds = sorted({finding["kind"] for finding in findings})
+                say(f"The {name} file has {len(findings)} operations that GPU delegates refuse: {', '.join(kinds)}.")
+        say(f"Wrote {done.folder} ({done.about['model']['title']} for {done.about['runtime']}, proven).")
+
+
+def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
+    """Runs a bundle's files and compares them; exits with 1 where they fail."""
+    from ..deploy.verify_bundle import verify_bundle
+
+    proof = verify_bundle(folder, src, progress=bars(errors if as_json else console))
+    if as_json:
+        checks = [check.to_json() for check in proof.checks]
+        print_json({"folder": str(folder), "passed": proof.passed, "against": proof.against, "checks": checks})
+    else:
+        console.print(table_of(proof.checks))
+        say(f"{shown(folder)} {'equals' if proof.passed else 'differs from'} {proof.against}.")
+    if not proof.passed:
+        raise typer.Exit(1)
+
+
+def table_of(checks: "list[Check]") -> Table:
+    """One row for each way and batch."""
+    table = Table("way", "batch", "rms / PyTorch's", "maximum / PyTorch's", "other best matches", "")
+    for check in checks:
+        rounding = check.rounding
+        verdict = ("passed" if check.passed else "failed") if check.judged else "measured only"
+        numbers = f"{rounding.rms_ratio:.2f}", f"{rounding.max_ratio:.2f}", str(rounding.top1_differences)
+        table.add_row(check.way or "default", str(check.batch), *numbers, verdict)
+    return table

@@ -1,0 +1,204 @@
+"""Exporting a converted folder as a bundle, which appears only once its files are proven."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...keras_models.inputs.preprocessing import ImagePreprocessor
+from ...keras_models.inputs.tokenizer import Tokenizer
+from ...keras_models.store.atomic import written_whole
+from ...keras_models.store.file_names import BUNDLE_FILE
+from ...keras_models.store.targets import check_target
+from ...verify.compare import Features, torch_errors
+from ...verify.torch_models.requirements import require_packages
+from ..conversion.progress import Progress, silent
+from ..hub.model_card import LICENSE_FILE, NOTICE, license_text
+from . import golden
+from .bundle import PROOF_FILE, describe, file_hashes, request_to_json, write_json
+from .inputs import ProofInputs, proof_inputs
+from .processes import in_own_process
+from .proof import Check, prove
+from .readme import README_FILE, render_readme
+from .reference import Truth
+from .request import DeployError, Request, default_out, make_request
+from .sources import Source, find_source
+from .tokenizer_files import FOLDER as TOKENIZER_FOLDER
+from .tokenizer_files import write_tokenizer
+
+RunJob = Callable[[str, dict[str, Any], str], dict[str, Any]]
+"""Runs a job of `jobs.JOBS` with a backend."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` did."""
+
+    folder: Path
+    request: Request
+    about: dict[str, Any]
+    checks: list[Check]
+
+
+def export(
+    name: str,
+    to: str,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    source: Path | None = None,
+    progress: Progress = silent,
+    run_job: RunJob = in_own_process,
+    **options: Any,
+) -> Exported:
+    """Writes a bundle.
+
+    Args:
+        name: a converted folder that is verified, a Hub repository of one, or a variant.
+        to: a key of runtimes.RUNTIMES.
+        out: the bundle's folder; None for a name made of the folder's and the runtime's.
+        force: whether to replace a bundle that is there.
+        source: the checkpoint, for a folder without its train form.
+        progress: shows steps.
+        run_job: runs the jobs.
+        options: of `make_request`.
+
+    Raises:
+        MobileClipError: in one sentence. Nothing was left behind.
+    """
+    make_request(to, ("image", "text"), **{**options, "towers": None})  # what needs no folder to be refused
+    found = find_source(name, source)
+    request = make_request(to, found.held, **options)
+    request.how.check_packages(making=True)
+    require_packages()
+    out = out or default_out(found.name.removesuffix("-keras"), to)
+    check_target(out, force, BUNDLE_FILE)
+    with written_whole(out, force, BUNDLE_FILE) as staged:
+        about, checks = _write(found, request, staged, source, progress, run_job)
+    return Exported(out, request, about, checks)
+
+
+def _write(
+    found: Source, request: Request, staged: Path, source: Path | None, progress: Progress, run_job: RunJob
+) -> tuple[dict[str, Any], list[Check]]:
+    spec = {"folder": str(found.folder), "request": request_to_json(request), "variant": found.variant.name}
+    with progress(f"Converting to {request.how.title}"):
+        made = run_job("convert", {**spec, "out": str(staged), "about": _metadata(found, request)}, "tensorflow")
+    inputs = proof_inputs(found.variant, found.image_size, request)
+    with progress("Computing with PyTorch"):
+        truth = compute(found, request, source, run_job)
+    with progress("Comparing with PyTorch"):
+        checks, truth = judge(staged, found, request, inputs, truth, source, run_job)
+    check_passed(checks)
+    write_golden(staged / golden.FOLDER, inputs, truth, made)
+    tokenizer = None
+    if "text" in request.towers:
+        difference = write_tokenizer(staged / TOKENIZER_FOLDER, Tokenizer(made["context_length"]))
+        tokenizer = difference.to_json()
+    preprocessor = ImagePreprocessor.from_pretrained(found.folder) if "image" in request.towers else None
+    about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer)
+    (staged / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
+    (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
+    about["files"] = file_hashes(staged, (BUNDLE_FILE, PROOF_FILE))
+    write_json(staged / BUNDLE_FILE, about)
+    write_json(staged / PROOF_FILE, proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,))))
+    return about, checks
+
+
+def _metadata(found: Source, request: Request) -> dict[str, str]:
+    """What each file says of itself."""
+    return {
+        "name": found.variant.title,
+        "description": f"A tower of {found.variant.title}, exported by mobileclip-keras; bundle.json says more.",
+        "variant": found.variant.name,
+        "recipe": request.recipe,
+        "license": f"apple-amlr. {NOTICE}",
+        "source_sha256": str(found.conversion["source"].get("sha256")),
+    }
+
+
+def compute(found: Source, request: Request, source: Path | None, run_job: RunJob, more: bool = False) -> Truth:
+    """PyTorch's features of the proof's inputs.
+
+    Args:
+        found: the folder.
+        request: says which towers and inputs.
+        source: the checkpoint; None for the train form in the folder.
+        run_job: runs the job.
+        more: as for `compute_truth`.
+    """
+    with tempfile.TemporaryDirectory() as beside:
+        file = Path(beside, "truth.npz")
+        spec = {
+            "folder": str(found.folder),
+            "request": request_to_json(request),
+            "variant": found.variant.name,
+            "conversion": dict(found.conversion),
+            "source": None if source is None else str(source),
+            "image_size": found.image_size,
+            "more": more,
+            "out": str(file),
+        }
+        run_job("reference", spec, "torch")
+        return Truth.load(file)
+
+
+def judge(
+    folder: Path,
+    found: Source,
+    request: Request,
+    inputs: ProofInputs,
+    truth: Truth,
+    source: Path | None,
+    run_job: RunJob,
+) -> tuple[list[Check], Truth]:
+    """The checks of a bundle's files. Where one failed by no more than luck explains, PyTorch runs more often."""
+    checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact))
+    failed = [check for check in checks if check.judged and not check.passed]
+    if failed and all(check.rounding.may_be_luck for check in failed):
+        more = compute(found, request, source, run_job, more=True)
+        truth = replace(truth, runs=[*truth.runs, *more.runs])
+        checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact))
+    return checks, truth
+
+
+def check_passed(checks: list[Check]) -> None:
+    """Raises DeployError where a check that is judged failed."""
+    for check in checks:
+        if check.judged and not check.passed:
+            rounding = check.rounding
+            raise DeployError(
+                f"The exported files do not compute what PyTorch computes (batch {check.batch}): the root mean "
+                f"square of the error is {rounding.rms_ratio:.3g} times PyTorch's own and its maximum "
+                f"{rounding.max_ratio:.3g} times, and {rounding.top1_differences} best matches differ."
+            )
+
+
+def write_golden(folder: Path, inputs: ProofInputs, truth: Truth, made: dict[str, Any]) -> None:
+    """Writes the golden inputs, with PyTorch's features and errors of them."""
+    rows = len(inputs.fixed.images), len(inputs.fixed.tokens)
+    some = inputs.golden()
+    image = slice(rows[0] - len(some.fixed.images), rows[0])
+    text = slice(inputs.fixed.texts.index(some.fixed.texts[0]), None)
+
+    def cut(features: Features) -> Features:
+        texts = None if features.text is None else features.text[text][: len(some.fixed.texts)]
+        return Features(None if features.image is None else features.image[image], texts)
+
+    exact = cut(truth.exact)
+    errors = torch_errors([cut(run) for run in truth.runs], exact)
+    golden.write_golden(folder, some, exact, errors, made["logit_scale"], made["logit_bias"])
+
+
+def proof_record(request: Request, checks: list[Check], inputs: ProofInputs, hashes: dict[str, str]) -> dict[str, Any]:
+    """The content of verification.json."""
+    return {
+        "passed": all(check.passed for check in checks if check.judged),
+        "runtime": request.how.title,
+        "versions": request.how.versions(),
+        "compared_with": "PyTorch in float64, with the same weights",
+        "inputs": {"images": list(inputs.fixed.image_names), "texts": list(inputs.fixed.texts)},
+        "checks": [check.to_json() for check in checks],
+        "files_sha256": hashes,
+    }

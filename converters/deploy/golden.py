@@ -1,0 +1,80 @@
+"""Inputs with expected outputs, by which a device checks itself: plain little-endian numbers, described in JSON."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...keras_models.store.json_file import read_json
+from ...verify.compare import Features
+from ...verify.inputs import PHOTOS, Inputs
+from .inputs import ProofInputs
+
+FOLDER = "golden"
+FILE = "golden.json"
+
+
+def write_golden(
+    folder: Path, inputs: ProofInputs, truth: Features, errors: tuple[float, float], scale: float, bias: float | None
+) -> None:
+    """Writes the golden inputs and outputs.
+
+    Args:
+        folder: to be made.
+        inputs: the golden ones.
+        truth: PyTorch's features of them in float64.
+        errors: root mean square and maximum of PyTorch's own float32 error, of their logits at scale 100.
+        scale: the factor of the logits.
+        bias: what is added to them; None for nothing.
+    """
+    folder.mkdir()
+    about: dict[str, Any] = {"torch_rms": errors[0], "torch_maximum": errors[1], "arrays": {}, "names": {}}
+    arrays: dict[str, np.ndarray] = {}
+    if truth.image is not None:
+        about["names"]["images"] = list(inputs.fixed.image_names)
+        if inputs.pixels is None:
+            arrays["image"] = inputs.fixed.images.astype("<f4")
+        else:
+            for name, pixels in zip(inputs.fixed.image_names, inputs.pixels, strict=True):
+                arrays[f"pixels_{name}"] = pixels
+        arrays["image_features"] = _unit(truth.image)
+        for photo in PHOTOS.glob("*.jpg"):
+            shutil.copyfile(photo, folder / photo.name)
+        shutil.copyfile(PHOTOS / "README.md", folder / "PHOTOS.md")
+    if truth.text is not None:
+        about["names"]["texts"] = list(inputs.fixed.texts)
+        arrays["tokens"] = inputs.fixed.tokens.astype("<i4")
+        arrays["text_features"] = _unit(truth.text)
+    if truth.image is not None and truth.text is not None:
+        arrays["logits"] = scale * arrays["image_features"] @ arrays["text_features"].T + (bias or 0.0)
+    for name, array in arrays.items():
+        (folder / f"{name}.bin").write_bytes(
+            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+        )
+        about["arrays"][name] = {"file": f"{name}.bin", "shape": list(array.shape), "dtype": str(array.dtype)}
+    (folder / FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def read_golden(folder: Path) -> tuple[ProofInputs, Features, tuple[float, float]]:
+    """What `write_golden` wrote: the inputs, PyTorch's features, and PyTorch's own errors."""
+    about = read_json(folder / FILE, folder=folder)
+
+    def array(name: str) -> np.ndarray | None:
+        described = about["arrays"].get(name)
+        if described is None:
+            return None
+        return np.fromfile(folder / described["file"], described["dtype"]).reshape(described["shape"])
+
+    images, texts = (tuple(about["names"].get(key, ())) for key in ("images", "texts"))
+    pixels = tuple(value for name in images if (value := array(f"pixels_{name}")) is not None)
+    empty = np.zeros((0,))
+    image, tokens = array("image"), array("tokens")
+    fixed = Inputs(empty if image is None else image, empty if tokens is None else tokens, images, texts)
+    features = Features(array("image_features"), array("text_features"))
+    return ProofInputs(fixed, pixels or None), features, (about["torch_rms"], about["torch_maximum"])
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)

@@ -1,0 +1,90 @@
+"""Proving a bundle again: from its golden inputs, or from the checkpoint where that is at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...keras_models.registry import get_variant
+from ...keras_models.store.file_names import BUNDLE_FILE
+from ...keras_models.store.foreign_files import check_regular
+from ...keras_models.store.json_file import read_json
+from ...keras_models.store.own_files import sha256 as file_sha256
+from ..conversion.progress import Progress, silent
+from . import golden
+from .bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
+from .export import RunJob, compute, judge
+from .inputs import proof_inputs
+from .processes import in_own_process
+from .proof import Check, prove
+from .request import DeployError
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proving a bundle gave."""
+
+    checks: list[Check]
+    against: str
+    """In words."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that is judged passed."""
+        return all(check.passed for check in self.checks if check.judged)
+
+
+def verify_bundle(
+    folder: Path, source: Path | None = None, *, progress: Progress = silent, run_job: RunJob = in_own_process
+) -> Proof:
+    """Runs a bundle's files in their runtime and compares them.
+
+    Args:
+        folder: the bundle.
+        source: the checkpoint that it comes from; None for the golden inputs and outputs in the bundle.
+        progress: shows steps.
+        run_job: runs PyTorch.
+
+    Raises:
+        MobileClipError: where a file is missing, added or changed, or the runtime is not installed.
+    """
+    about = read_bundle(folder)
+    request = request_from_json(about["request"])
+    _check_files(folder, about["files"])
+    request.how.check_packages(making=False)
+    if source is None:
+        inputs, truth, errors = golden.read_golden(folder / golden.FOLDER)
+        with progress(f"Running in {request.how.title}"):
+            checks = prove(folder, request, inputs, truth, *errors)
+        return Proof(checks, "the golden outputs, which PyTorch computed in float64")
+    from ...keras_models.errors import MobileClipError
+
+    variant = get_variant(about["model"]["variant"])
+    try:
+        conversion = {"source": about["model"]["source"], "computes_like": about["model"]["computes_like"]}
+        size = conversion["source"].get("image_size")
+    except (KeyError, AttributeError) as error:
+        raise MobileClipError(f"{folder / BUNDLE_FILE} does not say what the bundle comes from.") from error
+    found = Source(folder, folder.name, variant, conversion, request.towers, size)
+    inputs = proof_inputs(variant, size, request)
+    with progress("Computing with PyTorch"):
+        exact = compute(found, request, source, run_job)
+    with progress(f"Running in {request.how.title}"):
+        checks, _ = judge(folder, found, request, inputs, exact, source, run_job)
+    return Proof(checks, "PyTorch in float64")
+
+
+def _check_files(folder: Path, recorded: dict[str, str]) -> None:
+    """Raises DeployError unless a bundle holds exactly the files that its description names, as they were."""
+    for name in recorded:
+        if (folder / name).exists():
+            check_regular(folder / name, folder)
+    found = file_hashes(folder, (BUNDLE_FILE, PROOF_FILE))
+    proof = read_json(folder / PROOF_FILE, folder=folder) if (folder / PROOF_FILE).exists() else {}
+    noted = proof.get("files_sha256", {}).get(BUNDLE_FILE) if isinstance(proof, dict) else None
+    if noted != file_sha256(folder / BUNDLE_FILE):
+        raise DeployError(f"{folder} is not as it was exported: {PROOF_FILE} is not about this {BUNDLE_FILE}.")
+    wrong = [f"{name} is missing" for name in recorded if name not in found]
+    wrong += [f"{name} was added" for name in found if name not in recorded]
+    wrong += [f"{name} has changed" for name in found if recorded.get(name, found[name]) != found[name]]
+    if wrong:
+        raise DeployError(f"{folder} is not as it was exported: {'; '.join(wrong[:20])}.")

@@ -1,0 +1,48 @@
+"""The process that a job runs in; `processes.py` starts it."""
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Runs the job that the arguments name, with what the first line of standard input says."""
+    job, result = sys.argv[1], Path(sys.argv[2])
+    spec = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer = _answer(job, spec)
+    beside = result.with_suffix(".new")
+    beside.write_text(json.dumps(answer), encoding="utf-8")
+    beside.replace(result)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _answer(job: str, spec: dict[str, Any]) -> dict[str, Any]:
+    from ...keras_models.errors import MobileClipError
+    from ...keras_models.store.output_errors import os_number
+    from .jobs import JOBS
+
+    try:
+        return {"facts": JOBS[job](spec)}
+    except MobileClipError as error:
+        return {"error": str(error)}
+    except MemoryError:
+        return {"error": "There is not enough memory."}
+    except Exception as error:
+        number = os_number(error)
+        if number is not None:
+            return {"system": number}
+        if os.environ.get("MOBILECLIP_KERAS_TRACEBACK"):
+            raise
+        return {"error": f"The towers cannot be converted: {type(error).__name__}: {str(error)[:1000]}"}
+
+
+if __name__ == "__main__":
+    main()

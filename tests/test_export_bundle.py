@@ -1,0 +1,338 @@
+"""Bundles of small towers: what lies in them, that they are proven, and that what is wrong is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.deploy import jobs, reference
+from mobileclip_keras.converters.deploy.bundle import read_bundle
+from mobileclip_keras.converters.deploy.export import Exported, export
+from mobileclip_keras.converters.deploy.golden import read_golden
+from mobileclip_keras.converters.deploy.lint import lint
+from mobileclip_keras.converters.deploy.request import DeployError, make_request
+from mobileclip_keras.converters.deploy.verify_bundle import verify_bundle
+from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
+from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
+
+from .converted import write_converted
+from .small import small_variant
+from .small_verified import MCI, build, rows_of
+from .small_verified import reference as small_reference
+
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="every route goes through TensorFlow"),
+]
+
+VARIANT = "mobileclip_s0"
+
+
+def here(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
+    """A job in this process, where the small towers are known."""
+    return jobs.JOBS[job](json.loads(json.dumps(spec)))
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """The variant is small, and PyTorch's towers are."""
+    with small_variant(VARIANT), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "reference_of_folder", lambda folder: small_reference(MCI))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(small: None, small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted folder that is verified. Not to be changed."""
+    model = build(MCI, rows_of(MCI))
+    model.variant = VARIANT
+    place = tmp_path_factory.mktemp("converted") / "small-keras"
+    return write_converted(model, place, VARIANT, ImagePreprocessor(64))
+
+
+@pytest.fixture(scope="module")
+def litert(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A bundle for LiteRT of two batches. Not to be changed."""
+    out = tmp_path_factory.mktemp("bundles") / "litert"
+    return export(str(folder), "litert", out=out, run_job=here, batch="1,4")
+
+
+@pytest.fixture
+def bundle(litert: Exported, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(litert.folder, tmp_path / "bundle"))
+
+
+def check_proof(done: Exported) -> None:
+    judged = [check for check in done.checks if check.judged]
+    assert judged and all(check.passed for check in judged)
+    for check in judged:
+        assert check.rounding.rms_ratio <= RMS_RATIO and check.rounding.max_ratio <= MAX_RATIO
+    record = json.loads((done.folder / "verification.json").read_text())
+    assert record["passed"] and len(record["checks"]) == len(done.checks)
+
+
+def run_readme(folder: Path, language: str = "python") -> str:
+    """Runs the program of a bundle's README as it stands there."""
+    program = (folder / "README.md").read_text().split(f"```{language}\n")[1].split("```")[0]
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- What lies in a bundle ---
+
+
+def test_a_bundle_says_what_it_is(litert: Exported) -> None:
+    check_proof(litert)
+    assert [check.batch for check in litert.checks] == [1, 4]
+    about = read_bundle(litert.folder)
+    assert about["format"] == 1 and about["runtime"] == "LiteRT" and about["model"]["variant"] == VARIANT
+    assert about["towers"]["image"]["inputs"]["image"]["shape"] == ["batch", 64, 64, 3]
+    assert about["towers"]["text"]["inputs"]["tokens"]["dtype"] == "int32"
+    assert about["towers"]["image"]["signatures"] == {"batch_1": 1, "batch_4": 4}
+    assert about["images"]["mean"] == [0, 0, 0] and about["images"]["image_size"] == 64
+    assert about["texts"]["padding_id"] == 0 and about["texts"]["context_length"] == 77
+    assert about["scores"]["logit_scale"] > 1
+    assert "apple" in about["licence"]["name"] and "Apple" in (litert.folder / "LICENSE").read_text()
+    present = {p.relative_to(litert.folder).as_posix() for p in litert.folder.rglob("*") if p.is_file()}
+    assert present == {*about["files"], "bundle.json", "verification.json", "files.json"}
+
+
+def test_batches_share_their_weights(litert: Exported) -> None:
+    """A batch more adds what it computes, not its weights: the table alone is 3.2 MB."""
+    assert (litert.folder / "text.tflite").stat().st_size < 4e6
+
+
+def test_a_litert_file_names_its_inputs_and_says_what_it_is(litert: Exported) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    signatures = Interpreter(model_path=str(litert.folder / "image.tflite")).get_signature_list()
+    assert signatures["batch_1"] == {"inputs": ["image"], "outputs": ["image_features"]}
+    model = flatbuffer_utils.read_model(str(litert.folder / "image.tflite"))
+    assert b"MobileCLIP" in (model.description if isinstance(model.description, bytes) else model.description.encode())
+    about = next(entry for entry in model.metadata if entry.name in (b"mobileclip_keras", "mobileclip_keras"))
+    content = json.loads(bytes(model.buffers[about.buffer].data))
+    assert content["input.image"] == "float32 (batch, 64, 64, 3)" and "apple-amlr" in content["license"]
+
+
+def test_golden_outputs_are_those_of_pytorch(litert: Exported) -> None:
+    inputs, truth, _ = read_golden(litert.folder / "golden")
+    assert inputs.fixed.images.shape == (8, 64, 64, 3) and inputs.fixed.tokens.shape == (8, 77)
+    expected = small_reference(MCI).encode_image(inputs.fixed.images)
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    assert truth.image is not None and np.abs(truth.image - expected).max() < 1e-12
+    logits = np.fromfile(litert.folder / "golden" / "logits.bin", "<f8").reshape(8, 8)
+    scale = litert.about["scores"]["logit_scale"]
+    assert np.abs(logits - scale * truth.image @ truth.text.T).max() < 1e-9
+
+
+def test_the_program_in_the_readme_runs(litert: Exported) -> None:
+    printed = run_readme(litert.folder)
+    assert printed.startswith("[[") and len(printed.split()) >= 4
+
+
+def test_the_readme_has_no_gaps(litert: Exported) -> None:
+    text = (litert.folder / "README.md").read_text()
+    assert not any(gap in text for gap in ("$title", "${", "<given>", "<call>"))
+
+
+# --- Proofs ---
+
+
+def test_a_bundle_is_proven_again_by_itself(litert: Exported) -> None:
+    proof = verify_bundle(litert.folder)
+    assert proof.passed and [check.batch for check in proof.checks] == [1, 4]
+
+
+def test_a_wrong_tower_is_not_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobileclip_keras.keras_models import kernels
+
+    right = kernels.layer_norm
+    monkeypatch.setattr(kernels, "layer_norm", lambda x, g, b, epsilon: right(x, g, b, 10 * epsilon))
+    with pytest.raises(DeployError, match="do not compute what PyTorch computes"):
+        export(str(folder), "litert", out=tmp_path / "out", run_job=here, towers="text")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: (path / "image.tflite").write_bytes(b"other"), "image.tflite has changed"),
+        (lambda path: (path / "golden" / "image.bin").unlink(), "golden/image.bin is missing"),
+        (lambda path: (path / "mine.txt").write_text("mine"), "mine.txt was added"),
+        (lambda path: (path / "verification.json").write_text("{}"), "is not about this bundle.json"),
+    ],
+)
+def test_a_bundle_that_was_changed_is_refused(bundle: Path, change: Any, said: str) -> None:
+    change(bundle)
+    with pytest.raises(MobileClipError, match=said):
+        verify_bundle(bundle)
+
+
+def test_an_old_bundle_is_refused(bundle: Path) -> None:
+    about = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**about, "format": 0}))
+    with pytest.raises(DeployError, match="has the format 0, and this version reads 1"):
+        verify_bundle(bundle)
+
+
+# --- The other runtimes ---
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "saved-model"])
+def test_a_bundle_for_another_runtime(runtime: str, folder: Path, tmp_path: Path) -> None:
+    done = export(str(folder), runtime, out=tmp_path / "out", run_job=here)
+    check_proof(done)
+    ways = [check.way for check in done.checks]
+    assert ways == (["float32", "default"] if runtime == "openvino" else [""])
+    assert verify_bundle(done.folder).passed
+    assert run_readme(done.folder).startswith("[[")
+
+
+def test_the_look_up_of_ids_outside(folder: Path, tmp_path: Path) -> None:
+    done = export(str(folder), "litert", out=tmp_path / "out", run_job=here, towers="text", embed_outside=True)
+    check_proof(done)
+    assert set(done.about["towers"]) == {"text_lookup", "text"}
+    assert done.about["towers"]["text"]["not_for_gpu_delegates"] == []
+    assert "(1, 16)" in run_readme(done.folder) or "(2, 16)" in run_readme(done.folder)
+
+
+@pytest.mark.parametrize(("runtime", "pixels"), [("litert", "96x120"), ("onnx", None)])
+def test_preprocessing_inside_the_graph(runtime: str, pixels: str | None, folder: Path, tmp_path: Path) -> None:
+    options = {"towers": "image", "preprocess": True, "pixels": pixels}
+    done = export(str(folder), runtime, out=tmp_path / "out", run_job=here, **options)
+    check_proof(done)
+    distance = done.about["images"]["distance_from_pillow"]
+    assert 0 <= distance["mean"] <= distance["maximum"] < 1e-6
+    assert done.about["towers"]["image"]["inputs"]["pixels"]["dtype"] == "uint8"
+    run_readme(done.folder)
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_float16_halves_a_file(runtime: str, folder: Path, litert: Exported, tmp_path: Path) -> None:
+    done = export(str(folder), runtime, out=tmp_path / "out", run_job=here, quantize="fp16")
+    check_half = [check for check in done.checks if check.judged]
+    assert check_half and all(check.passed and check.cost.smallest_cosine > 0.999 for check in check_half)
+    assert done.about["float16"]["image"]["kept_in_float32"] == []
+    size = (done.folder / f"text{done.request.how.suffix}").stat().st_size
+    assert size < 0.56 * (litert.folder / "text.tflite").stat().st_size
+
+
+# --- What is refused ---
+
+
+def test_an_unverified_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "verification.json").write_text('{"passed": false}')
+    refuse("is not verified", copy, tmp_path)
+    (copy / "verification.json").unlink()
+    refuse("is not verified", copy, tmp_path)
+
+
+def test_half_precision_and_lone_inference_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    record = json.loads((copy / "conversion.json").read_text())
+    (copy / "conversion.json").write_text(json.dumps({**record, "dtype": "float16"}))
+    refuse("holds float16 weights", copy, tmp_path)
+    (copy / "conversion.json").write_text(json.dumps(record))
+    shutil.rmtree(copy / "train")
+    refuse("holds the inference form alone", copy, tmp_path)
+
+
+def test_changed_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    with open(copy / "model.weights.h5", "ab") as file:
+        file.write(b"more")
+    refuse("model.weights.h5 has changed", copy, tmp_path)
+
+
+def refuse(said: str, folder: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MobileClipError, match=said) as caught:
+        export(str(folder), "litert", out=tmp_path / "out", run_job=here)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "said"),
+    [
+        ("coreml", {}, "There is no runtime 'coreml'"),
+        ("litert", {"quantize": "int3"}, "There is no recipe 'int3'"),
+        ("openvino", {"quantize": "fp16"}, "OpenVINO has no recipe 'fp16' here"),
+        ("litert", {"batch": "0"}, "whole numbers from 1 to 1024"),
+        ("litert", {"batch": "any"}, "batches of fixed sizes"),
+        ("onnx", {"batch": "1,2"}, "takes one batch, or --batch any"),
+        ("litert", {"towers": "audio"}, "--towers takes image, text or image,text"),
+        ("litert", {"preprocess": True}, "takes images of one size"),
+        ("litert", {"preprocess": True, "pixels": "0x5"}, "--pixels takes height x width"),
+        ("onnx", {"pixels": "5x5"}, "Give both, or neither"),
+        ("onnx", {"preprocess": True, "batch": "8"}, "one by one"),
+        ("litert", {"towers": "image", "embed_outside": True}, "--embed-outside is about texts"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(to: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeployError, match=said):
+        make_request(to, ("image", "text"), **options)
+
+
+def test_a_tower_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeployError, match="holds no text tower, only the image tower"):
+        make_request("litert", ("image",), towers="text")
+
+
+def test_a_runtime_that_is_not_installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobileclip_keras.converters.deploy import runtimes
+
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name == "ai_edge_litert" else object())
+    with pytest.raises(MissingPackageError, match=r"LiteRT needs ai-edge-litert.*mobileclip-keras\[litert\]"):
+        export(str(folder), "litert", out=tmp_path / "out", run_job=here)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    def full(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
+        Path(spec["out"], "image.tflite").write_bytes(b"some")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(MobileClipError, match="no space left on device"):
+        export(str(folder), "litert", out=tmp_path / "out", run_job=full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_folder_is_not_replaced(litert: Exported, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    for force, said in ((False, "exists already"), (True, "is not a bundle")):
+        with pytest.raises(MobileClipError, match=said):
+            export(str(folder), "litert", out=tmp_path / "out", force=force, run_job=here)
+
+
+# --- The lint ---
+
+
+def test_image_towers_are_clean_for_gpu_delegates(litert: Exported) -> None:
+    assert litert.about["towers"]["image"]["not_for_gpu_delegates"] == []
+
+
+def test_the_lint_names_operation_and_layer(litert: Exported) -> None:
+    from mobileclip_keras.converters.deploy.litert import operations
+
+    found = lint(operations(litert.folder / "text.tflite"))
+    assert {finding.kind for finding in found} >= {"EMBEDDING_LOOKUP"}
+    assert any("token_embedding" in finding.layer for finding in found)
+    assert not {"ARG_MAX", "GATHER", "GATHER_ND", "BROADCAST_TO", "SELECT_V2"} & {finding.kind for finding in found}
+    assert not any("dimensions" in finding.reason or "int64" in finding.reason for finding in found)
