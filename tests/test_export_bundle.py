@@ -231,6 +231,30 @@ def test_float16_halves_a_file(runtime: str, folder: Path, litert: Exported, tmp
     assert size < 0.56 * (litert.folder / "text.tflite").stat().st_size
 
 
+def test_layers_that_leave_the_range_of_float16_stay_float32(
+    folder: Path, litert: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mobileclip_keras.converters.deploy import half
+
+    monkeypatch.setattr(half, "LARGEST", 1.5)  # as if it were the largest number
+    done = export(str(folder), "litert", out=tmp_path / "out", run_job=here, towers="image", quantize="fp16")
+    kept = done.about["float16"]["image"]["kept_in_float32"]
+    assert any("fc1" in layer for layer in kept)
+    plain, half_way = (f / "image.tflite" for f in (litert.folder, done.folder))
+    weights = {kind: float32_weights(path) for kind, path in (("plain", plain), ("half", half_way))}
+    assert 0 < weights["half"] < weights["plain"]
+
+
+def float32_weights(path: Path) -> int:
+    """How many constants of float32 the dense layers and convolutions of a file have."""
+    from mobileclip_keras.converters.deploy.litert import operations
+
+    products = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+    made = {tensor.index for each in operations(path) for tensor in each.outputs}
+    given = [each.inputs[1] for each in operations(path) if each.kind in products]
+    return sum(tensor.dtype == "FLOAT32" and tensor.index not in made for tensor in given)
+
+
 # --- What is refused ---
 
 

@@ -69,8 +69,8 @@ def torch_tensors(model: MobileClipModel) -> tuple[dict[str, np.ndarray], str]:
     Raises:
         ExportError: where no layout has, or the model has been folded.
     """
-    towers = [tower and tower.tower for tower in (model.image_encoder, model.text_encoder)]
-    layout = next((name for name in ("open_clip", "apple") if _exists(*towers, name)), "open_clip")
+    image, text = (tower and tower.tower for tower in (model.image_encoder, model.text_encoder))
+    layout = next((name for name in ("open_clip", "apple") if _exists(image, text, name)), "open_clip")
     return read_from(*_model_and_rows(model, layout), lambda _: None), layout
 
 

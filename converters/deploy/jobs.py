@@ -2,25 +2,28 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...keras_models.registry import get_variant
 from .bundle import request_from_json
+from .half import round_to_half, split
 from .inputs import ProofInputs, proof_inputs
+from .proof import FREE_BATCH, in_batches
 from .request import Request
 
+if TYPE_CHECKING:
+    from .parts import Part
+
 Facts = dict[str, Any]
-HALF_LARGEST = 65_504.0
-"""The largest number of float16."""
 
 
 def convert(spec: Facts) -> Facts:
     """Writes the files of the towers, by TensorFlow.
 
     Args:
-        spec: "folder" that was converted, "out" to write to, "request" and "variant".
+        spec: "folder" that was converted, "out" to write to, "request", "variant", and "about", which each file says.
 
     Returns:
         What bundle.json says of files and model.
@@ -28,6 +31,7 @@ def convert(spec: Facts) -> Facts:
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.models.features import logit_bias, logit_scale
     from ...keras_models.store.load import load_folder
+    from .part_facts import metadata, part_facts
     from .parts import parts_of
 
     folder, out, request = Path(spec["folder"]), Path(spec["out"]), request_from_json(spec["request"])
@@ -38,110 +42,43 @@ def convert(spec: Facts) -> Facts:
     inputs = proof_inputs(get_variant(spec["variant"]), image and image.image_size, request)
     facts: Facts = {
         "embed_dim": (image or text).embed_dim,
-        "image_size": image and image.image_size,
         "context_length": text and text.context_length,
         "logit_scale": logit_scale(model),
         "logit_bias": logit_bias(model),
         "parts": {},
         "float16": {},
     }
-    between = {"image": _image_given(inputs), "tokens": {"tokens": inputs.fixed.tokens.astype(np.int32)}}
+    images = {"image": inputs.fixed.images} if inputs.pixels is None else {"pixels": inputs.pixels}
+    texts = {"tokens": inputs.fixed.tokens.astype(np.int32)}
     for part in parts_of(model, request, preprocessor):
         path = out / f"{part.name}{request.how.suffix}"
-        given = between["image"] if part.name == "image" else between["tokens"]
-        kept = _write(part, request, path, given)
-        if part.name == "text_lookup":
-            between["tokens"] = _looked_up(path, request, given)
+        _write(part, request, path)
         if request.recipe == "fp16":
-            facts["float16"][part.name] = kept
-        _describe(request, path, spec["about"], part)
-        facts["parts"][part.name] = _part_facts(part, request, path)
+            batches = split(images if part.name == "image" else texts, (request.batches or (1,))[0])
+            facts["float16"][part.name] = round_to_half(request.how, path, batches)
+        if part.name == "text_lookup":
+            texts = _looked_up(path, request, texts)
+        request.how.code.describe(path, {**spec["about"], "tower": part.name, **metadata(part)})
+        facts["parts"][part.name] = part_facts(part, request, path)
     if preprocessor is not None and inputs.pixels is not None:
         facts["distance_from_pillow"] = _distance(preprocessor, inputs)
     return facts
 
 
-def _image_given(inputs: ProofInputs) -> dict[str, Any]:
-    if inputs.pixels is None:
-        return {"image": inputs.fixed.images}
-    return {"pixels": list(inputs.pixels)}
-
-
-def _write(part: Any, request: Request, path: Path, given: dict[str, Any]) -> Facts:
-    """Writes a part's file. Returns, where it is rounded, the layers that stay float32 and the largest activation."""
+def _write(part: "Part", request: Request, path: Path) -> None:
+    """A part's file, by way of a SavedModel, which every converter reads."""
     from .saved_model import save
 
     saved = path.with_name(f"{part.name}.saved")
     save(part, request.batches, saved)
     request.how.code.write(saved, path, request.batches)
     shutil.rmtree(saved, ignore_errors=True)
-    if request.recipe != "fp16":
-        return {}
-    batch = (request.batches or (1,))[0]
-    count = len(next(iter(given.values())))
-    rows = [np.arange(start, start + batch) % count for start in range(0, count, batch)]
-    batches = [{name: np.stack([array[i] for i in each]) for name, array in given.items()} for each in rows]
-    largest = request.how.code.largest_activations(path, batches)
-    kept = [name for name, value in largest.items() if not value <= HALF_LARGEST]
-    float32 = path.with_name(f"float32-{path.name}")
-    path.rename(float32)
-    request.how.code.write_fp16(float32, path, kept)
-    float32.unlink()
-    from .lint import layer_of
-
-    return {"largest_activation": max(largest.values(), default=0.0), "kept_in_float32": [layer_of(n) for n in kept]}
 
 
-def _looked_up(path: Path, request: Request, given: dict[str, Any]) -> dict[str, Any]:
-    from .proof import FREE_BATCH, _in_batches
-
-    batch = (request.batches or (FREE_BATCH,))[0]
-    return _in_batches(
-        request.how.code.open_tower(path, (request.batches and batch) or None, request.how.ways[0]), given, batch
-    )
-
-
-def _describe(request: Request, path: Path, about: dict[str, str], part: Any) -> None:
-    words = {"float32": "float32", "int32": "int32", "uint8": "uint8"}
-    both = {"input": part.inputs, "output": part.outputs}
-    lines = {
-        f"{kind}.{name}": f"{words[dtype]} (batch, {', '.join('any' if n is None else str(n) for n in shape)})"
-        for kind, tensors in both.items()
-        for name, (shape, dtype) in tensors.items()
-    }
-    request.how.code.describe(path, {**about, "tower": part.name, **lines})
-
-
-def _part_facts(part: Any, request: Request, path: Path) -> Facts:
-    """A file, with its inputs and outputs."""
-    from .lint import lint
-    from .saved_model import signature_name
-
-    found = {
-        "file": path.name,
-        "signatures": {signature_name(batch, request.batches): batch for batch in request.batches}
-        or {"serving_default": "any"},
-        "inputs": {name: _tensor(name, *each, part.name) for name, each in part.inputs.items()},
-        "outputs": {name: _tensor(name, *each, part.name) for name, each in part.outputs.items()},
-    }
-    if request.runtime == "litert":
-        found["not_for_gpu_delegates"] = [finding.to_json() for finding in lint(request.how.code.operations(path))]
-    return found
-
-
-MEANINGS = {
-    "image": 'A picture, preprocessed as "images" says.',
-    "pixels": "RGB from 0 to 255, upright, not resized.",
-    "tokens": 'Ids as "texts" says.',
-    "embeddings": "What text_lookup gives: each id's embedding, its position's added.",
-    "end": "What text_lookup gives: 1 where the text ends, else 0.",
-    "image_features": "The picture's features, of length 1.",
-    "text_features": "The text's features, of length 1.",
-}
-
-
-def _tensor(name: str, shape: tuple[int | None, ...], dtype: str, part: str) -> Facts:
-    return {"shape": ["batch", *("any" if n is None else n for n in shape)], "dtype": dtype, "meaning": MEANINGS[name]}
+def _looked_up(path: Path, request: Request, tokens: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the file of the look-up gives, which the rest of the text tower takes."""
+    batch = request.batches[0] if request.batches else None
+    return in_batches(request.how.code.open_tower(path, batch, request.how.ways[0]), tokens, batch or FREE_BATCH)
 
 
 def _distance(preprocessor: Any, inputs: ProofInputs) -> Facts:
@@ -159,7 +96,8 @@ def reference(spec: Facts) -> Facts:
     """Writes PyTorch's features into an .npz file.
 
     Args:
-        spec: "folder", "out" (the file), "request", "variant", "source" (a checkpoint, or None), "more", "image_size".
+        spec: "folder", "out" (the file), "request", "variant", "source" (a checkpoint, or None), "conversion" (the
+            folder's record), "more", "image_size".
     """
     from ...verify.precision import full_float32
     from .reference import compute_truth, reference_of_checkpoint, reference_of_folder

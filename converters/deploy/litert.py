@@ -107,11 +107,12 @@ def largest_activations(path: Path, batches: list[Arrays]) -> dict[str, float]:
         for place, name in enumerate(_input_order(interpreter, signature))
     }
     found: dict[str, float] = {}
+    listed = list(operations(path))
     for given in batches:
         for name, array in given.items():
             interpreter.set_tensor(indices[name], array)
         interpreter.invoke()
-        for operation in operations(path):
+        for operation in listed:
             for tensor in operation.outputs:
                 value = interpreter.get_tensor(tensor.index)
                 if value.dtype == np.float32 and value.size:

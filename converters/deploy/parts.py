@@ -1,6 +1,6 @@
 """What is exported of a model: functions of named arrays, each of which becomes a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ class Part:
 
     name: str
     function: Callable[[Tensors], Tensors]
-    inputs: dict[str, tuple[Shape, str]]
-    outputs: dict[str, tuple[Shape, str]]
+    inputs: Mapping[str, tuple[Shape, str]]
+    outputs: Mapping[str, tuple[Shape, str]]
     variables: list[Any]
 
 

@@ -89,16 +89,16 @@ def run_towers(folder: Path, request: Request, inputs: ProofInputs, batch: int, 
     if "image" in request.towers:
         run = open_tower(request.runtime, folder / f"image{request.how.suffix}", fixed, way)
         if inputs.pixels is None:
-            image = _in_batches(run, {"image": inputs.fixed.images}, batch)["image_features"]
+            image = in_batches(run, {"image": inputs.fixed.images}, batch)["image_features"]
         else:
             image = _pictures(run, inputs.pixels, batch, request.pixels is None)
     if "text" in request.towers:
         given = {"tokens": inputs.fixed.tokens.astype(np.int32)}
         if request.embed_outside:
             look_up = open_tower(request.runtime, folder / f"text_lookup{request.how.suffix}", fixed, way)
-            given = _in_batches(look_up, given, batch)
+            given = in_batches(look_up, given, batch)
         run = open_tower(request.runtime, folder / f"text{request.how.suffix}", fixed, way)
-        text = _in_batches(run, given, batch)["text_features"]
+        text = in_batches(run, given, batch)["text_features"]
     return Features(image, text)
 
 
@@ -106,10 +106,10 @@ def _pictures(run: Run, pixels: Iterable[np.ndarray], batch: int, each_its_own: 
     """Features of pictures: those of one size in batches, others one by one."""
     if each_its_own:
         return np.concatenate([run({"pixels": picture[None]})["image_features"] for picture in pixels])
-    return _in_batches(run, {"pixels": np.stack(list(pixels))}, batch)["image_features"]
+    return in_batches(run, {"pixels": np.stack(list(pixels))}, batch)["image_features"]
 
 
-def _in_batches(run: Run, given: Arrays, batch: int) -> Arrays:
+def in_batches(run: Run, given: Arrays, batch: int) -> Arrays:
     """All rows, in batches of one size: the last is filled up with rows that are there."""
     count = len(next(iter(given.values())))
     found: dict[str, list[np.ndarray]] = {}

@@ -124,7 +124,7 @@ def render_readme(about: dict[str, Any], checks: list[Check]) -> str:
     runtime, towers = about["request"]["runtime"], about["request"]["towers"]
     rows = [
         f"| {check.way or 'default'} | {check.batch} | {check.rounding.rms_ratio:.2f} | "
-        f"{check.rounding.max_ratio:.2f} | {check.cost.smallest_cosine:.7f} | {'yes' if check.judged else 'measured only'} |"
+        f"{check.rounding.max_ratio:.2f} | {check.cost.smallest_cosine:.7f} | {'yes' if check.judged else 'no'} |"
         for check in checks
     ]
     files = [

@@ -1,0 +1,42 @@
+"""Float16 that is safe: layers whose numbers leave its range are found by running, and stay float32."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .lint import layer_of
+from .runtimes import Arrays, Runtime
+
+LARGEST = 65_504.0
+"""The largest number of float16."""
+
+
+def round_to_half(runtime: Runtime, path: Path, batches: list[Arrays]) -> dict[str, Any]:
+    """Rounds a file to float16, in its place.
+
+    Args:
+        runtime: that the file is for.
+        path: the file, in float32.
+        batches: inputs to run it on.
+
+    Returns:
+        For bundle.json: the largest activation (None where it is not finite) and the layers that stay float32.
+    """
+    found = runtime.code.largest_activations(path, batches)
+    kept = [name for name, largest in found.items() if not largest <= LARGEST]
+    float32 = path.with_name(f"float32-{path.name}")
+    path.rename(float32)
+    runtime.code.write_fp16(float32, path, kept)
+    float32.unlink()
+    largest = max(found.values(), key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
+    layers = list(dict.fromkeys(map(layer_of, kept)))
+    return {"largest_activation": largest if math.isfinite(largest) else None, "kept_in_float32": layers}
+
+
+def split(given: dict[str, Any], batch: int) -> list[Arrays]:
+    """Rows as batches of one size, the last filled up with rows that are there."""
+    count = len(next(iter(given.values())))
+    rows = [np.arange(start, start + batch) % count for start in range(0, count, batch)]
+    return [{name: np.stack([array[i] for i in each]) for name, array in given.items()} for each in rows]
