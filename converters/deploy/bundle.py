@@ -93,8 +93,8 @@ def _images(request: Request, preprocessor: ImagePreprocessor, made: dict[str, A
     steps = [
         "Turn the picture upright by its EXIF data. Drop transparency. Make it RGB.",
         f"Resize it so that its shorter side has {size} pixels and the longer one {size} * longer / shorter, rounded "
-        f"down: {preprocessor.interpolation}, antialiased (the filter widens when it shrinks), half-pixel centres, each "
-        "channel rounded to 8 bits.",
+        f"down: {preprocessor.interpolation}, antialiased (the filter widens when it shrinks), half-pixel centres, "
+        "each channel rounded to 8 bits.",
         f"Cut the middle {size} x {size} pixels out.",
         "Divide by 255, subtract mean, divide by std, in float32.",
     ]

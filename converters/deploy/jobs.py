@@ -30,13 +30,13 @@ def convert(spec: Facts) -> Facts:
     """
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.models.features import logit_bias, logit_scale
-    from ...keras_models.store.load import load_folder
+    from ...keras_models.models.model import MobileClipModel
     from .part_facts import metadata, part_facts
     from .parts import parts_of
 
     folder, out, request = Path(spec["folder"]), Path(spec["out"]), request_from_json(spec["request"])
     towers = "both" if len(request.towers) == 2 else request.towers[0]
-    model = load_folder(folder, form="inference", dtype="float32", towers=towers)
+    model = MobileClipModel.from_pretrained(folder, form="inference", dtype="float32", towers=towers)
     preprocessor = ImagePreprocessor.from_pretrained(folder) if "image" in request.towers else None
     image, text = model.image_encoder, model.text_encoder
     inputs = proof_inputs(get_variant(spec["variant"]), image and image.image_size, request)
