@@ -6,18 +6,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from mobileclip_keras.converters.deploy import jobs, reference
+from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.deploy import export as export_module
+from mobileclip_keras.converters.deploy import jobs, processes, reference
 from mobileclip_keras.converters.deploy.bundle import read_bundle
 from mobileclip_keras.converters.deploy.export import Exported, export
 from mobileclip_keras.converters.deploy.golden import read_golden
 from mobileclip_keras.converters.deploy.lint import lint
+from mobileclip_keras.converters.deploy.operation import Operation, TensorInfo
+from mobileclip_keras.converters.deploy.processes import in_own_process
 from mobileclip_keras.converters.deploy.request import DeployError, make_request
 from mobileclip_keras.converters.deploy.verify_bundle import verify_bundle
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
@@ -25,7 +31,7 @@ from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
 
 from .converted import write_converted
-from .small import small_variant
+from .small import SMALL_IMAGE_TOWERS, small_model, small_variant
 from .small_verified import MCI, build, rows_of
 from .small_verified import reference as small_reference
 
@@ -35,6 +41,7 @@ pytestmark = [
 ]
 
 VARIANT = "mobileclip_s0"
+ROOT = Path(__file__).parents[1]
 
 
 def here(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
@@ -360,3 +367,96 @@ def test_the_lint_names_operation_and_layer(litert: Exported) -> None:
     assert any("token_embedding" in finding.layer for finding in found)
     assert not {"ARG_MAX", "GATHER", "GATHER_ND", "BROADCAST_TO", "SELECT_V2"} & {finding.kind for finding in found}
     assert not any("dimensions" in finding.reason or "int64" in finding.reason for finding in found)
+
+
+@pytest.mark.parametrize("tower", [name for name in SMALL_IMAGE_TOWERS if name != MCI[0]])
+def test_every_kind_of_image_tower_is_clean(tower: str, tmp_path: Path) -> None:
+    """As are mci0, mci1 and mci2, of which the bundle above is."""
+    from mobileclip_keras.converters.deploy import litert, saved_model
+    from mobileclip_keras.converters.deploy.parts import parts_of
+
+    request = make_request("litert", ("image",))
+    model = small_model(tower, None, form="inference")
+    (part,) = parts_of(model, request, None)
+    saved_model.save(part, request.batches, tmp_path / "saved")
+    litert.write(tmp_path / "saved", tmp_path / "image.tflite", request.batches)
+    assert [finding.to_json() for finding in lint(litert.operations(tmp_path / "image.tflite"))] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "said"),
+    [
+        ("RESHAPE", [((1, 2, 3, 4, 5), "FLOAT32")], "5 dimensions"),
+        ("CAST", [((1, 77), "INT64")], "int64"),
+        ("GATHER_ND", [((1, 77), "FLOAT32")], "no GPU delegate"),
+        ("ADD", [((1, 77), "INT32")], "int32"),
+        ("ADD", [((1, 77), "FLOAT32")], None),
+    ],
+)
+def test_the_rules_of_the_lint(kind: str, shapes: Any, said: str | None) -> None:
+    tensors = tuple(TensorInfo(0, *shape) for shape in shapes)
+    found = lint(
+        [Operation(kind, "image_encoder_3/backbone_1/stages_0_1/blocks_1/mlp_1/fc1_1/add;more", tensors, tensors)]
+    )
+    assert len(found) == (said is not None)
+    for finding in found:
+        assert said in finding.reason and finding.layer == "image_encoder/backbone/stages_0/blocks_1/mlp/fc1"
+
+
+# --- The command line, and processes ---
+
+
+def run(*arguments: Any, status: int = 0) -> tuple[str, str]:
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert done.exit_code == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "export", partial(export, run_job=here))
+    out = tmp_path / "out"
+    said, _ = run("export", folder, "--to", "litert", "--towers", "image", "--out", out)
+    assert f"Wrote {out} (" in said.replace("\n", "") and "proven)." in said
+    said, _ = run("verify", out, "--json")
+    facts = json.loads(said)
+    assert facts["passed"] and facts["checks"][0]["rms_ratio"] <= RMS_RATIO
+    assert "(1, 16)" in run_readme(out) or "(2, 16)" in run_readme(out)
+    _, error = run("export", folder, "--to", "litert", "--out", out, status=1)
+    assert error.startswith("Error: ") and "exists already" in error
+    _, error = run("export", tmp_path / "nothing", "--to", "litert", status=1)
+    assert error.startswith("Error: There is no ")
+    _, error = run("verify", folder, status=1)
+    assert "give the checkpoint that it comes from by --src" in error.replace("\n", " ")
+
+
+def test_a_job_says_in_words_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="cannot be converted: KeyError"):
+        in_own_process("nothing", {}, "tensorflow")
+
+
+def test_a_process_that_is_killed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.sys, "executable", shutil.which("false"))
+    with pytest.raises(DeployError, match="ended with status 1"):
+        in_own_process("nothing", {}, "tensorflow")
+
+
+@pytest.mark.nightly
+@pytest.mark.real
+def test_s0_is_exported_by_processes_of_its_own(tmp_path: Path) -> None:
+    """From another backend, as a user does it, with the checkpoint and without."""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+
+    def command(*arguments: Any) -> str:
+        program = "from mobileclip_keras.converters.cli.app import main; main()"
+        line = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    command("convert", "--src", "synthetic", "--variant", "s0", "--out", "s0-keras")
+    for runtime in ("litert", "onnx", "openvino", "saved-model"):
+        said = json.loads(command("export", "s0-keras", "--to", runtime, "--json"))
+        assert all(check["passed"] for check in said["checks"] if check["judged"])
+        assert json.loads(command("verify", f"s0-{runtime}", "--json"))["passed"]
+    assert said["towers"].keys() == {"image", "text"}

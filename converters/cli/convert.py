@@ -146,8 +146,6 @@ def verify(
         if (folder / BUNDLE_FILE).is_file():
             prove_again(folder, None if src is None else Path(src), as_json)
             return
-        if src is None:
-            raise MobileClipError(f"{folder} is a converted folder: give the checkpoint that it comes from by --src.")
         from ...keras_models.store.file_names import CONVERSION_FILE
         from ...verify.report import render
         from ..checkpoints.source import resolved
@@ -155,7 +153,10 @@ def verify(
         from ..hub.records import read_record
 
         quiet = errors if as_json else console
-        with resolved(src, read_record(folder, CONVERSION_FILE)["variant"]) as source:
+        variant = read_record(folder, CONVERSION_FILE)["variant"]
+        if src is None:
+            raise MobileClipError(f"{folder} is a converted folder: give the checkpoint that it comes from by --src.")
+        with resolved(src, variant) as source:
             verification = verify_folder(folder, source, bars(quiet), thorough)
         if as_json:
             print_json(verification.to_json())

@@ -38,7 +38,9 @@ REFUSED = (
 INTEGER_ARITHMETIC = ("ADD", "MUL", "SUB", "REDUCE_MAX", "REDUCE_MIN", "LESS", "EQUAL", "ONE_HOT", "MINIMUM", "MAXIMUM")
 """Taken for floats, refused for integers of 32 bits."""
 
-_SCOPE = re.compile(r"_\d+(?=/|$)")
+NUMBERED = ("blocks", "downsample", "layer_scale", "patch_embed", "stages", "stem")
+"""Parts of a tower that have numbers of their own."""
+_COUNTER = re.compile(r"(?P<name>.+)_\d+")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,14 @@ def _reason(operation: Operation) -> str | None:
 def layer_of(name: str) -> str:
     """The path of the layer in the model, out of the name of a tensor.
 
-    Keras adds a number to a name that it has given before, and converters join names by semicolons.
+    TensorFlow adds a number to a name that it has given before, and converters join names by semicolons.
     """
     path = name.split(";")[0].removeprefix("StatefulPartitionedCall/")
-    return _SCOPE.sub("", path.rpartition("/")[0]) or path
+    *layers, operation = path.split("/")
+    return "/".join(map(_uncounted, layers)) or operation
+
+
+def _uncounted(name: str) -> str:
+    """A layer's name without the number that TensorFlow added."""
+    counted = _COUNTER.fullmatch(name)
+    return name if counted is None or counted["name"] in NUMBERED else counted["name"]
