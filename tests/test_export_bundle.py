@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.deploy import export as export_module
-from mobileclip_keras.converters.deploy import jobs, processes, reference
-from mobileclip_keras.converters.deploy.bundle import read_bundle
+from mobileclip_keras.converters.deploy import jobs, processes
+from mobileclip_keras.converters.deploy.contents.bundle import read_bundle
+from mobileclip_keras.converters.deploy.contents.golden import read_golden
 from mobileclip_keras.converters.deploy.export import Exported, export
-from mobileclip_keras.converters.deploy.golden import read_golden
-from mobileclip_keras.converters.deploy.lint import lint
-from mobileclip_keras.converters.deploy.operation import Operation, TensorInfo
 from mobileclip_keras.converters.deploy.processes import in_own_process
+from mobileclip_keras.converters.deploy.proofs import reference
+from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
 from mobileclip_keras.converters.deploy.request import DeployError, make_request
-from mobileclip_keras.converters.deploy.verify_bundle import verify_bundle
+from mobileclip_keras.converters.deploy.runtimes.lint import lint
+from mobileclip_keras.converters.deploy.runtimes.operation import Operation, TensorInfo
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
@@ -254,7 +255,7 @@ def test_layers_that_leave_the_range_of_float16_stay_float32(
 
 def float32_weights(path: Path) -> int:
     """How many constants of float32 the dense layers and convolutions of a file have."""
-    from mobileclip_keras.converters.deploy.litert import operations
+    from mobileclip_keras.converters.deploy.runtimes.litert import operations
 
     products = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
     made = {tensor.index for each in operations(path) for tensor in each.outputs}
@@ -326,9 +327,9 @@ def test_a_tower_that_is_not_there_is_refused() -> None:
 
 
 def test_a_runtime_that_is_not_installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mobileclip_keras.converters.deploy import runtimes
+    from mobileclip_keras.converters.deploy.runtimes import registry
 
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name == "ai_edge_litert" else object())
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "ai_edge_litert" else object())
     with pytest.raises(MissingPackageError, match=r"LiteRT needs ai-edge-litert.*mobileclip-keras\[litert\]"):
         export(str(folder), "litert", out=tmp_path / "out", run_job=here)
     assert list(tmp_path.iterdir()) == []
@@ -360,7 +361,7 @@ def test_image_towers_are_clean_for_gpu_delegates(litert: Exported) -> None:
 
 
 def test_the_lint_names_operation_and_layer(litert: Exported) -> None:
-    from mobileclip_keras.converters.deploy.litert import operations
+    from mobileclip_keras.converters.deploy.runtimes.litert import operations
 
     found = lint(operations(litert.folder / "text.tflite"))
     assert {finding.kind for finding in found} >= {"EMBEDDING_LOOKUP"}
@@ -372,8 +373,8 @@ def test_the_lint_names_operation_and_layer(litert: Exported) -> None:
 @pytest.mark.parametrize("tower", [name for name in SMALL_IMAGE_TOWERS if name != MCI[0]])
 def test_every_kind_of_image_tower_is_clean(tower: str, tmp_path: Path) -> None:
     """As are mci0, mci1 and mci2, of which the bundle above is."""
-    from mobileclip_keras.converters.deploy import litert, saved_model
-    from mobileclip_keras.converters.deploy.parts import parts_of
+    from mobileclip_keras.converters.deploy.runtimes import litert, saved_model
+    from mobileclip_keras.converters.deploy.runtimes.parts import parts_of
 
     request = make_request("litert", ("image",))
     model = small_model(tower, None, form="inference")

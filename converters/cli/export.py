@@ -11,7 +11,7 @@ from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
 if TYPE_CHECKING:
-    from ..deploy.proof import Check
+    from ..deploy.proofs.proof import Check
 
 
 def export(
@@ -67,7 +67,7 @@ def export(
 
 def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
     """Runs a bundle's files and compares them; exits with 1 where they fail."""
-    from ..deploy.verify_bundle import verify_bundle
+    from ..deploy.proofs.verify_bundle import verify_bundle
 
     proof = verify_bundle(folder, src, progress=bars(errors if as_json else console))
     if as_json:

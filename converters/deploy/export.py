@@ -8,24 +8,24 @@ from typing import Any
 
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
-from ...keras_models.store.atomic import written_whole
 from ...keras_models.store.file_names import BUNDLE_FILE
-from ...keras_models.store.targets import check_target
+from ...keras_models.store.writing.atomic import written_whole
+from ...keras_models.store.writing.targets import check_target
 from ...verify.compare import Features, torch_errors
 from ...verify.torch_models.requirements import require_packages
 from ..conversion.progress import Progress, silent
 from ..hub.model_card import LICENSE_FILE, NOTICE, license_text
-from . import golden
-from .bundle import PROOF_FILE, describe, file_hashes, request_to_json, write_json
-from .inputs import ProofInputs, proof_inputs
+from .contents import golden
+from .contents.bundle import PROOF_FILE, describe, file_hashes, request_to_json, write_json
+from .contents.readme import README_FILE, render_readme
+from .contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
+from .contents.tokenizer_files import write_tokenizer
 from .processes import in_own_process
-from .proof import Check, prove
-from .readme import README_FILE, render_readme
-from .reference import Truth
+from .proofs.inputs import ProofInputs, proof_inputs
+from .proofs.proof import Check, prove
+from .proofs.reference import Truth
 from .request import DeployError, Request, default_out, make_request
 from .sources import Source, find_source
-from .tokenizer_files import FOLDER as TOKENIZER_FOLDER
-from .tokenizer_files import write_tokenizer
 
 RunJob = Callable[[str, dict[str, Any], str], dict[str, Any]]
 """Runs a job of `jobs.JOBS` with a backend."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .lint import layer_of
-from .runtimes import Arrays, Runtime
+from .runtimes.lint import layer_of
+from .runtimes.registry import Arrays, Runtime
 
 LARGEST = 65_504.0
 """The largest number of float16."""

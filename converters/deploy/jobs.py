@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...keras_models.registry import get_variant
-from .bundle import request_from_json
+from .contents.bundle import request_from_json
 from .half import round_to_half, split
-from .inputs import ProofInputs, proof_inputs
-from .proof import FREE_BATCH, in_batches
+from .proofs.inputs import ProofInputs, proof_inputs
+from .proofs.proof import FREE_BATCH, in_batches
 from .request import Request
 
 if TYPE_CHECKING:
-    from .parts import Part
+    from .runtimes.parts import Part
 
 Facts = dict[str, Any]
 
@@ -31,8 +31,8 @@ def convert(spec: Facts) -> Facts:
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.models.features import logit_bias, logit_scale
     from ...keras_models.models.model import MobileClipModel
-    from .part_facts import metadata, part_facts
-    from .parts import parts_of
+    from .contents.part_facts import metadata, part_facts
+    from .runtimes.parts import parts_of
 
     folder, out, request = Path(spec["folder"]), Path(spec["out"]), request_from_json(spec["request"])
     towers = "both" if len(request.towers) == 2 else request.towers[0]
@@ -67,7 +67,7 @@ def convert(spec: Facts) -> Facts:
 
 def _write(part: "Part", request: Request, path: Path) -> None:
     """A part's file, by way of a SavedModel, which every converter reads."""
-    from .saved_model import save
+    from .runtimes.saved_model import save
 
     saved = path.with_name(f"{part.name}.saved")
     save(part, request.batches, saved)
@@ -100,7 +100,7 @@ def reference(spec: Facts) -> Facts:
             folder's record), "more", "image_size".
     """
     from ...verify.precision import full_float32
-    from .reference import compute_truth, reference_of_checkpoint, reference_of_folder
+    from .proofs.reference import compute_truth, reference_of_checkpoint, reference_of_folder
 
     folder, request, variant = Path(spec["folder"]), request_from_json(spec["request"]), get_variant(spec["variant"])
     if spec["source"] is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...keras_models.errors import MobileClipError
-from .runtimes import RUNTIMES, Runtime
+from .runtimes.registry import RUNTIMES, Runtime
 
 TOWERS = ("image", "text")
 RECIPES = ("float32", "fp16")

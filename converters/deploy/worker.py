@@ -26,7 +26,7 @@ def _end_with_parent() -> None:
 
 def _answer(job: str, spec: dict[str, Any]) -> dict[str, Any]:
     from ...keras_models.errors import MobileClipError
-    from ...keras_models.store.output_errors import os_number
+    from ...keras_models.store.writing.output_errors import os_number
     from .jobs import JOBS
 
     try:

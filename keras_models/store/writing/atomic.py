@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..file_names import CONVERSION_FILE
 from .exchange import exchange
-from .file_names import CONVERSION_FILE
 from .output_errors import OutputError as OutputError
 from .output_errors import output_errors
 from .own_files import record_files

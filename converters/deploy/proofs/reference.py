@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...keras_models.registry import Variant
-from ...verify.compare import Features
+from ....keras_models.registry import Variant
+from ....verify.compare import Features
 from .inputs import ProofInputs
 
 if TYPE_CHECKING:
-    from ...verify.torch_models import TorchReference
+    from ....verify.torch_models import TorchReference
 
 
 @dataclass
@@ -55,8 +55,8 @@ def compute_truth(reference: "TorchReference", inputs: ProofInputs, towers: tupl
         towers: which of its towers to run.
         more: whether to make the many runs that explain an error that one run does not.
     """
-    from ...verify.torch_models import TorchReference
-    from ...verify.torch_models.runs import MORE_RUNS, RUNS, run
+    from ....verify.torch_models import TorchReference
+    from ....verify.torch_models.runs import MORE_RUNS, RUNS, run
 
     image, text = (getattr(reference, f"{tower}_tower") if tower in towers else None for tower in ("image", "text"))
     reference = TorchReference(image, text, None)
@@ -73,9 +73,9 @@ def compute_truth(reference: "TorchReference", inputs: ProofInputs, towers: tupl
 
 def reference_of_folder(folder: Path) -> "TorchReference":
     """The PyTorch model whose tensors the train form of a folder holds, bit for bit."""
-    from ...keras_models.store.load import load_folder
-    from ...verify.torch_models import build_reference
-    from ..conversion.to_torch import torch_tensors
+    from ....keras_models.store.load import load_folder
+    from ....verify.torch_models import build_reference
+    from ...conversion.to_torch import torch_tensors
 
     model = load_folder(folder, form="train")
     tensors, layout = torch_tensors(model)
@@ -101,9 +101,9 @@ def reference_of_checkpoint(source: Path, variant: Variant, conversion: dict[str
         variant: that the folder is.
         conversion: the folder's record.
     """
-    from ..checkpoints.checkpoint import open_checkpoint
-    from ..checkpoints.identify import identify
-    from ..conversion.verifying import reference_of
+    from ...checkpoints.checkpoint import open_checkpoint
+    from ...checkpoints.identify import identify
+    from ...conversion.verifying import reference_of
 
     origin = conversion["source"]
     checkpoint = open_checkpoint(source, origin.get("weights"), bool(origin.get("left")))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .operation import Operation, TensorInfo
-from .runtimes import Arrays, Run
+from .registry import Arrays, Run
 
 
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:

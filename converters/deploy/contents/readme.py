@@ -4,8 +4,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from ..hub.model_card import NOTICE
-from .proof import Check
+from ...hub.model_card import NOTICE
+from ..proofs.proof import Check
 
 README_FILE = "README.md"
 

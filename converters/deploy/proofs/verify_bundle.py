@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...keras_models.registry import get_variant
-from ...keras_models.store.file_names import BUNDLE_FILE
-from ...keras_models.store.foreign_files import check_regular
-from ...keras_models.store.json_file import read_json
-from ...keras_models.store.own_files import sha256 as file_sha256
-from ..conversion.progress import Progress, silent
-from . import golden
-from .bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
-from .export import RunJob, compute, judge
+from ....keras_models.registry import get_variant
+from ....keras_models.store.file_names import BUNDLE_FILE
+from ....keras_models.store.foreign.foreign_files import check_regular
+from ....keras_models.store.foreign.json_file import read_json
+from ....keras_models.store.writing.own_files import sha256 as file_sha256
+from ...conversion.progress import Progress, silent
+from ..contents import golden
+from ..contents.bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
+from ..export import RunJob, compute, judge
+from ..processes import in_own_process
+from ..request import DeployError
+from ..sources import Source
 from .inputs import proof_inputs
-from .processes import in_own_process
 from .proof import Check, prove
-from .request import DeployError
-from .sources import Source
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def verify_bundle(
         with progress(f"Running in {request.how.title}"):
             checks = prove(folder, request, inputs, truth, *errors)
         return Proof(checks, "the golden outputs, which PyTorch computed in float64")
-    from ...keras_models.errors import MobileClipError
+    from ....keras_models.errors import MobileClipError
 
     variant = get_variant(about["model"]["variant"])
     try:

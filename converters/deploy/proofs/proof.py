@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...verify.compare import Cost, Features, RoundingCheck, check_against, measure_cost
-from ...verify.criteria import MAX_RATIO, RMS_RATIO, ROUNDED
+from ....verify.compare import Cost, Features, RoundingCheck, check_against, measure_cost
+from ....verify.criteria import MAX_RATIO, RMS_RATIO, ROUNDED
+from ..request import Request
+from ..runtimes.registry import Arrays, Run, open_tower
 from .inputs import ProofInputs
-from .request import Request
-from .runtimes import Arrays, Run, open_tower
 
 FREE_BATCH = 8
 """Rows of a batch where a file takes any number."""

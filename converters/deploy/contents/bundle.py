@@ -4,18 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...keras_models.inputs import clip_bpe
-from ...keras_models.inputs.preprocessing import ImagePreprocessor
-from ...keras_models.registry import Variant
-from ...keras_models.store.file_names import BUNDLE_FILE, FILES_RECORD
-from ...keras_models.store.json_fields import fields, flag, listed, mapping, nullable, problems, sha256, text, whole
-from ...keras_models.store.json_file import JsonError, read_json
-from ...keras_models.store.own_files import sha256 as file_sha256
-from ..hub.model_card import LICENSE_FILE, NOTICE
+from ....keras_models.inputs import clip_bpe
+from ....keras_models.inputs.preprocessing import ImagePreprocessor
+from ....keras_models.registry import Variant
+from ....keras_models.store.file_names import BUNDLE_FILE, FILES_RECORD
+from ....keras_models.store.foreign.json_fields import (
+    fields,
+    flag,
+    listed,
+    mapping,
+    nullable,
+    problems,
+    sha256,
+    text,
+    whole,
+)
+from ....keras_models.store.foreign.json_file import JsonError, read_json
+from ....keras_models.store.writing.own_files import sha256 as file_sha256
+from ...hub.model_card import LICENSE_FILE, NOTICE
+from ..request import LARGEST_BATCH, LARGEST_SIDE, RECIPES, TOWERS, DeployError, Request
+from ..runtimes.registry import RUNTIMES
 from .golden import FILE as GOLDEN_FILE
 from .golden import FOLDER as GOLDEN_FOLDER
-from .request import LARGEST_BATCH, LARGEST_SIDE, RECIPES, TOWERS, DeployError, Request
-from .runtimes import RUNTIMES
 from .tokenizer_files import FOLDER as TOKENIZER_FOLDER
 
 FORMAT = 1

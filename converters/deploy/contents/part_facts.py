@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from .lint import lint
-from .parts import Part, Shape
-from .request import Request
-from .saved_model import SIGNATURE, signature_name
+from ..request import Request
+from ..runtimes.lint import lint
+from ..runtimes.parts import Part, Shape
+from ..runtimes.saved_model import SIGNATURE, signature_name
 
 MEANINGS = {
     "image": 'A picture, preprocessed as "images" says.',

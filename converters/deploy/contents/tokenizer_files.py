@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...keras_models.inputs import clip_bpe
-from ...keras_models.inputs.tokenizer import Tokenizer
+from ....keras_models.inputs import clip_bpe
+from ....keras_models.inputs.tokenizer import Tokenizer
 from .corpus import corpus
 
 FOLDER = "tokenizer"

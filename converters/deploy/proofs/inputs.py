@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...keras_models.inputs.image_reading import read_image
-from ...keras_models.inputs.preprocessing import ImagePreprocessor
-from ...keras_models.registry import Variant
-from ...verify.inputs import PHOTOS, SEEDED, Inputs, fixed_inputs
-from .request import Request
+from ....keras_models.inputs.image_reading import read_image
+from ....keras_models.inputs.preprocessing import ImagePreprocessor
+from ....keras_models.registry import Variant
+from ....verify.inputs import PHOTOS, SEEDED, Inputs, fixed_inputs
+from ..request import Request
 
 GOLDEN = 8
 """Pictures, and texts, that a device checks itself against."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...keras_models.layers.base import named_layers
+from ....keras_models.layers.base import named_layers
 from .parts import Part
-from .runtimes import Arrays, Run
+from .registry import Arrays, Run
 
 SIGNATURE = "serving_default"
 

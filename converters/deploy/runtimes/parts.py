@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from keras import ops
 
-from ...keras_models import kernels
-from ...keras_models.inputs.preprocessing import ImagePreprocessor
-from .request import Request
+from ....keras_models import kernels
+from ....keras_models.inputs.preprocessing import ImagePreprocessor
+from ..request import Request
 
 if TYPE_CHECKING:
-    from ...keras_models.models.model import MobileClipModel
+    from ....keras_models.models.model import MobileClipModel
 
 Shape = tuple[int | None, ...]
 Tensors = dict[str, Any]
@@ -88,7 +88,7 @@ def _text_in_two(model: Any) -> list[Part]:
     backbone, length = tower.backbone, tower.context_length
 
     def look_up(given: Tensors) -> Tensors:
-        from ...keras_models.towers.text import end_of_text
+        from ....keras_models.towers.text import end_of_text
 
         return {"embeddings": backbone.embed(given["tokens"]), "end": end_of_text(given["tokens"])}
 

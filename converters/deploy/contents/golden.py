@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...keras_models.store.json_file import read_json
-from ...verify.compare import Features
-from ...verify.inputs import PHOTOS, Inputs
-from .inputs import ProofInputs
+from ....keras_models.store.foreign.json_file import read_json
+from ....verify.compare import Features
+from ....verify.inputs import PHOTOS, Inputs
+from ..proofs.inputs import ProofInputs
 
 FOLDER = "golden"
 FILE = "golden.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...keras_models.errors import MissingPackageError
+from ....keras_models.errors import MissingPackageError
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
