@@ -29,6 +29,7 @@ from mobileclip_keras.converters.deploy.runtimes.lint import lint
 from mobileclip_keras.converters.deploy.runtimes.operation import Operation, TensorInfo
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.keras_models.store.writing.own_files import sha256
 from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
 
 from .converted import write_converted
@@ -190,6 +191,20 @@ def test_a_bundle_that_was_changed_is_refused(bundle: Path, change: Any, said: s
         verify_bundle(bundle)
 
 
+def test_a_bundle_that_computes_something_else_fails(bundle: Path) -> None:
+    """Also where every record of it was made anew."""
+    golden = bundle / "golden" / "image_features.bin"
+    features = np.fromfile(golden).reshape(8, -1)
+    np.roll(features, 1, axis=0).tofile(golden)
+    about, proof = (json.loads((bundle / name).read_text()) for name in ("bundle.json", "verification.json"))
+    about["files"]["golden/image_features.bin"] = sha256(golden)
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    proof["files_sha256"]["bundle.json"] = sha256(bundle / "bundle.json")
+    (bundle / "verification.json").write_text(json.dumps(proof))
+    assert not verify_bundle(bundle).passed
+    assert "differs from the golden outputs" in run("verify", bundle, status=1)[0]
+
+
 def test_an_old_bundle_is_refused(bundle: Path) -> None:
     about = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps({**about, "format": 0}))
@@ -261,6 +276,21 @@ def float32_weights(path: Path) -> int:
     made = {tensor.index for each in operations(path) for tensor in each.outputs}
     given = [each.inputs[1] for each in operations(path) if each.kind in products]
     return sum(tensor.dtype == "FLOAT32" and tensor.index not in made for tensor in given)
+
+
+def test_a_variant_and_a_repository_stand_for_folders(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's own copy of a variant was not compared with PyTorch before: the bundle's proof does that."""
+    from mobileclip_keras.converters.deploy import sources
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "verification.json").write_text('{"passed": false}')
+    monkeypatch.setattr(sources, "converted_folder", lambda variant: copy)
+    monkeypatch.setattr(sources, "download_snapshot", {"user/small-keras": folder}.__getitem__)
+    assert sources.find_source("s0", None).folder == copy
+    found = sources.find_source("hf://user/small-keras", None)
+    assert (found.folder, found.name, found.held) == (folder, "small-keras", ("image", "text"))
 
 
 # --- What is refused ---
