@@ -205,6 +205,20 @@ def test_a_bundle_that_computes_something_else_fails(bundle: Path) -> None:
     assert "differs from the golden outputs" in run("verify", bundle, status=1)[0]
 
 
+def test_golden_files_of_strangers_stay_inside(bundle: Path) -> None:
+    path = bundle / "golden" / "golden.json"
+    about = json.loads(path.read_text())
+    about["arrays"]["image"]["file"] = "../../secret"
+    path.write_text(json.dumps(about))
+    (bundle.parent / "secret").write_bytes(b"1234")
+    with pytest.raises(MobileClipError, match="secret"):
+        read_golden(bundle / "golden")
+    about["arrays"]["image"] = {"file": "image.bin", "shape": [-1], "dtype": "object"}
+    path.write_text(json.dumps(about))
+    with pytest.raises(DeployError, match=r"arrays\.image\.shape\[0\].*arrays\.image\.dtype"):
+        read_golden(bundle / "golden")
+
+
 def test_an_old_bundle_is_refused(bundle: Path) -> None:
     about = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps({**about, "format": 0}))
@@ -260,7 +274,9 @@ def test_layers_that_leave_the_range_of_float16_stay_float32(
     from mobileclip_keras.converters.deploy import half
 
     monkeypatch.setattr(half, "LARGEST", 1.5)  # as if it were the largest number
-    done = export(str(folder), "litert", out=tmp_path / "out", run_job=here, towers="image", quantize="fp16")
+    done = export(
+        str(folder), "litert", out=tmp_path / "out", run_job=here, towers="image", quantize="fp16", batch="1,2"
+    )
     kept = done.about["float16"]["image"]["kept_in_float32"]
     assert any("fc1" in layer for layer in kept)
     plain, half_way = (f / "image.tflite" for f in (litert.folder, done.folder))

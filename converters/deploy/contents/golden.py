@@ -1,19 +1,41 @@
 """Inputs with expected outputs, by which a device checks itself: plain little-endian numbers, described in JSON."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....keras_models.store.foreign.foreign_files import check_regular
+from ....keras_models.store.foreign.json_fields import fields, listed, mapping, number, problems, text, whole
 from ....keras_models.store.foreign.json_file import read_json
 from ....verify.compare import Features
+from ....verify.criteria import LARGEST_TORCH_ERROR
 from ....verify.inputs import PHOTOS, Inputs
 from ..proofs.inputs import ProofInputs
+from ..request import DeployError
 
 FOLDER = "golden"
 FILE = "golden.json"
+
+_ARRAY = fields(
+    {
+        "file": text(255),
+        "shape": listed(whole(1, 1 << 20), most=4, least=1),
+        "dtype": text(among=("float32", "float64", "int32", "uint8")),
+    }
+)
+_NAMES = fields({}, {"images": listed(text(255), most=100), "texts": listed(text(), most=100)})
+_FIELDS = fields(
+    {
+        "torch_rms": number(0, LARGEST_TORCH_ERROR),
+        "torch_maximum": number(0, LARGEST_TORCH_ERROR),
+        "arrays": mapping(_ARRAY, most=100),
+        "names": _NAMES,
+    }
+)
 
 
 def write_golden(
@@ -59,13 +81,22 @@ def write_golden(
 
 def read_golden(folder: Path) -> tuple[ProofInputs, Features, tuple[float, float]]:
     """What `write_golden` wrote: the inputs, PyTorch's features, and PyTorch's own errors."""
-    about = read_json(folder / FILE, folder=folder)
+    path = folder / FILE
+    about = read_json(path, folder=folder)
+    wrong = problems(about, _FIELDS)
+    if wrong:
+        raise DeployError(f"{path} is not a description that export writes: {'; '.join(wrong)}.")
 
     def array(name: str) -> np.ndarray | None:
         described = about["arrays"].get(name)
         if described is None:
             return None
-        return np.fromfile(folder / described["file"], described["dtype"]).reshape(described["shape"])
+        file, shape = folder / described["file"], tuple(described["shape"])
+        check_regular(file, folder)
+        numbers = np.fromfile(file, described["dtype"])
+        if numbers.size != math.prod(shape):
+            raise DeployError(f"{file} holds {numbers.size} numbers, not the {math.prod(shape)} that {path} says.")
+        return numbers.reshape(shape)
 
     images, texts = (tuple(about["names"].get(key, ())) for key in ("images", "texts"))
     pixels = tuple(value for name in images if (value := array(f"pixels_{name}")) is not None)
