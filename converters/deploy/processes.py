@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def in_own_process(job: str, spec: dict[str, Any], backend: str) -> dict[str, An
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=words, stderr=words, env=environment)
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(spec).encode() + b"\n")
-                process.stdin.flush()
+                with suppress(BrokenPipeError):  # it is gone already, and its status says more
+                    process.stdin.write(json.dumps(spec).encode() + b"\n")
+                    process.stdin.flush()
                 process.wait()
             finally:
                 process.kill()

@@ -40,6 +40,8 @@ INTEGER_ARITHMETIC = ("ADD", "MUL", "SUB", "REDUCE_MAX", "REDUCE_MIN", "LESS", "
 
 NUMBERED = ("blocks", "downsample", "layer_scale", "patch_embed", "stages", "stem")
 """Parts of a tower that have numbers of their own."""
+FUSED = {"tfl.embedding_lookup": "text_encoder/backbone/token_embedding"}
+"""What LiteRT's converter names itself, and the layer that it is."""
 _COUNTER = re.compile(r"(?P<name>.+)_\d+")
 
 
@@ -87,6 +89,8 @@ def layer_of(name: str) -> str:
     TensorFlow adds a number to a name that it has given before, and converters join names by semicolons.
     """
     path = name.split(";")[0].removeprefix("StatefulPartitionedCall/")
+    if path in FUSED:
+        return FUSED[path]
     *layers, operation = path.split("/")
     return "/".join(map(_uncounted, layers)) or operation
 
