@@ -101,6 +101,7 @@ NOT_ARITHMETIC = {
     "tensor",
     "variables_changed",
     "view",
+    "without_gradients",
 }
 
 
