@@ -142,7 +142,10 @@ def first(outputs: Any) -> Any:
 
 
 def compiled(function: Function) -> Function:
-    """A function as one program of the backend's own compiler; an error where it is not one."""
+    """A function as one program of the backend's own compiler; an error where it is not one.
+
+    PyTorch versions that cannot follow Keras run it as it is.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
@@ -153,6 +156,10 @@ def compiled(function: Function) -> Function:
         return tf.function(function, autograph=False)
     import torch
 
+    from mobileclip_keras.keras_models.kernels.torch import can_compile
+
+    if not can_compile():
+        return function
     torch.compiler.reset()  # one function compiled for every case would meet a limit
     # One graph of all, but without the translation to machine code, for which there may be no compiler.
     return torch.compile(function, backend="eager", fullgraph=True)

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import keras
@@ -101,18 +102,33 @@ def half_precisions() -> tuple[str, ...]:
     return ("bfloat16", "float16")
 
 
+@cache
+def can_compile() -> bool:
+    """Whether torch.compile follows Keras' own code as one program, which the older PyTorch versions do not.
+
+    On CPUs a C++ compiler is needed, too.
+    """
+    on_cpu = keras.ops.zeros(()).device.type == "cpu"
+    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        return False
+    nested = {"image": keras.ops.zeros((1,)), "more": [keras.ops.zeros((1,))]}
+    try:
+        torch.compile(keras.tree.flatten, backend="eager", fullgraph=True)(nested)
+    except Exception:  # the classes are PyTorch's private ones, and change from version to version
+        return False
+    return True
+
+
 def compiled(
     model: keras.Model, thorough: bool = False
 ) -> tuple[str, Callable[[dict[str, np.ndarray]], dict[str, Any]]] | None:
-    """By torch.compile, as Keras' own `predict` runs layer by layer on PyTorch. On CPUs that needs a C++ compiler.
+    """By torch.compile, as Keras' own `predict` runs layer by layer on PyTorch. None where `can_compile` says no.
 
     "compile" is what people run, by Inductor. Where not thorough, "graph" is the same program before Inductor: what
     torch.compile makes of the model, run by PyTorch's own kernels (its "aot_eager"). For s0 that takes 26 s on two
     cores, and Inductor 94.
     """
-    if keras.ops.zeros(()).device.type == "cpu" and not any(
-        map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
-    ):
+    if not can_compile():
         return None
     torch.compiler.reset()  # after a few models of one class, PyTorch would no longer compile the next
     program = torch.compile(model, backend="inductor" if thorough else "aot_eager", fullgraph=True)
