@@ -416,3 +416,21 @@ def test_the_plain_ways_of_sharing_memory_work_on_every_backend(name: str, monke
     assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
     assert np.array_equal(keras.ops.convert_to_numpy(plain.tensor(array)), array)
     assert plain.view(variable) is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")
+def test_a_pytorch_that_cannot_follow_keras_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mobileclip_keras.keras_models.kernels.torch import can_compile
+
+    def cannot(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("as older versions do")
+
+    can_compile.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "compile", cannot)
+            assert kernels.compiled(keras.Sequential([keras.layers.Dense(1)])) is None
+    finally:
+        can_compile.cache_clear()
