@@ -24,6 +24,7 @@ for command in (
     use.search,
     publish.publish,
     export.export,
+    export.demo,
 ):
     app.command()(command)
 

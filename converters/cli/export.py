@@ -1,7 +1,7 @@
 """The command that exports a converted folder as a bundle for devices, and proving one again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     folder: Annotated[str, typer.Argument(help="A converted folder that is verified, a Hub repository, or a variant.")],
-    to: Annotated[str, typer.Option(help="litert, onnx, openvino or saved-model.")],
+    to: Annotated[str, typer.Option(help="litert, onnx, openvino, saved-model, or web for a page.")],
     out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
     towers: Annotated[str | None, typer.Option(help="image, text or image,text; all if left out.")] = None,
     batch: Annotated[
@@ -31,11 +31,14 @@ def export(
         bool, typer.Option("--embed-outside", help="Put the look-up of token ids into a file of its own.")
     ] = False,
     src: Annotated[Path | None, typer.Option(help="The checkpoint, for a folder without its train form.")] = None,
+    runtime: Annotated[
+        Path | None, typer.Option(help="Of --to web, a folder with onnxruntime-web's files; npm brings them otherwise.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a bundle for phones and browsers, proven in its own runtime against PyTorch."""
-    with plain_errors(folder, out, src):
+    with plain_errors(folder, out, src, runtime):
         from ..deploy.export import export as export_folder
 
         done = export_folder(
@@ -44,6 +47,7 @@ def export(
             out=out,
             force=force,
             source=src,
+            runtime=runtime,
             progress=bars(errors if as_json else console),
             towers=towers,
             batch=batch,
@@ -62,7 +66,33 @@ def export(
             if findings:
                 kinds = sorted({finding["kind"] for finding in findings})
                 say(f"The {name} file has {len(findings)} operations that GPU delegates refuse: {', '.join(kinds)}.")
-        say(f"Wrote {done.folder} ({done.about['model']['title']} for {done.about['runtime']}, proven).")
+        say(f"Wrote {done.folder} ({done.about['model']['title']} for {done.about['runtime']}, {_proven(done.about)}).")
+        if "web" in done.about:
+            say(f"To look at it: mobileclip-keras demo {shown(done.folder)}, or any web server.")
+
+
+def _proven(about: dict[str, Any]) -> str:
+    """What was proven, in words."""
+    page = about.get("web")
+    if page is None or page["proven_in_a_browser"]:
+        return "proven" if page is None else "proven in a browser"
+    return f"proven in onnxruntime. {page['why_not'].removesuffix('.')}"
+
+
+def demo(
+    folder: Annotated[
+        Path | None, typer.Argument(help="What export --to web wrote; the tiny model of shapes if left out.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; any that is free if left out.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+    runtime: Annotated[Path | None, typer.Option(help="As for export --to web.")] = None,
+) -> None:
+    """Show a page with pictures and words, computed in the browser; nothing leaves this machine."""
+    with plain_errors(folder, runtime):
+        from ..deploy.web.demo import page_to_show, show
+
+        place = page_to_show(folder, runtime, bars(console))
+        show(place, port, browser, lambda address: say(f"{shown(place)} is at {address} until Ctrl+C."))
 
 
 def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
@@ -72,10 +102,20 @@ def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
     proof = verify_bundle(folder, src, progress=bars(errors if as_json else console))
     if as_json:
         checks = [check.to_json() for check in proof.checks]
-        print_json({"folder": str(folder), "passed": proof.passed, "against": proof.against, "checks": checks})
+        print_json(
+            {
+                "folder": str(folder),
+                "passed": proof.passed,
+                "against": proof.against,
+                "checks": checks,
+                "note": proof.note,
+            }
+        )
     else:
         console.print(table_of(proof.checks))
         say(f"{shown(folder)} {'equals' if proof.passed else 'differs from'} {proof.against}.")
+        if proof.note:
+            say(proof.note)
     if not proof.passed:
         raise typer.Exit(1)
 

@@ -26,6 +26,10 @@ from .proofs.proof import Check, prove
 from .proofs.reference import Truth
 from .request import DeployError, Request, default_out, make_request
 from .sources import Source, find_source
+from .web.browser import why_no_browser
+from .web.page_files import describe_page, write_page, write_tables
+from .web.proving import check_page
+from .web.runtime_files import runtime_files
 
 RunJob = Callable[[str, dict[str, Any], str], dict[str, Any]]
 """Runs a job of `jobs.JOBS` with a backend."""
@@ -48,6 +52,7 @@ def export(
     out: Path | None = None,
     force: bool = False,
     source: Path | None = None,
+    runtime: Path | None = None,
     progress: Progress = silent,
     run_job: RunJob = in_own_process,
     **options: Any,
@@ -60,6 +65,7 @@ def export(
         out: the bundle's folder; None for a name made of the folder's and the runtime's.
         force: whether to replace a bundle that is there.
         source: the checkpoint, for a folder without its train form.
+        runtime: a folder with the files of a page's runtime; None to have them fetched by npm.
         progress: shows steps.
         run_job: runs the jobs.
         options: of `make_request`.
@@ -72,19 +78,33 @@ def export(
     request = make_request(to, found.held, **options)
     request.how.check_packages(making=True)
     require_packages()
+    files = None
+    if request.runtime == "web":
+        with progress("Looking for the page's runtime"):
+            files = runtime_files(runtime)
+    elif runtime is not None:
+        raise DeployError("--runtime is about pages: give it with --to web.")
     out = out or default_out(found.name.removesuffix("-keras"), to)
     check_target(out, force, BUNDLE_FILE)
     with written_whole(out, force, BUNDLE_FILE) as staged:
-        about, checks = _write(found, request, staged, source, progress, run_job)
+        about, checks = _write(found, request, staged, source, files, progress, run_job)
     return Exported(out, request, about, checks)
 
 
 def _write(
-    found: Source, request: Request, staged: Path, source: Path | None, progress: Progress, run_job: RunJob
+    found: Source,
+    request: Request,
+    staged: Path,
+    source: Path | None,
+    runtime: Path | None,
+    progress: Progress,
+    run_job: RunJob,
 ) -> tuple[dict[str, Any], list[Check]]:
     spec = {"folder": str(found.folder), "request": request_to_json(request), "variant": found.variant.name}
     with progress(f"Converting to {request.how.title}"):
         made = run_job("convert", {**spec, "out": str(staged), "about": _metadata(found, request)}, "tensorflow")
+    if runtime is not None:
+        write_page(staged, runtime)
     inputs = proof_inputs(found.variant, found.image_size, request)
     with progress("Computing with PyTorch"):
         truth = compute(found, request, source, run_job)
@@ -100,9 +120,16 @@ def _write(
     about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer)
     (staged / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
     (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
+    if runtime is not None:
+        write_tables(staged)
+        about["web"] = describe_page(staged, found.variant, request.recipe, why_no_browser())
     about["files"] = file_hashes(staged, (BUNDLE_FILE, PROOF_FILE))
     write_json(staged / BUNDLE_FILE, about)
-    write_json(staged / PROOF_FILE, proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,))))
+    record = proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,)))
+    if runtime is not None and why_no_browser() is None:
+        with progress("Comparing the page with PyTorch"):
+            record["page"] = check_page(staged)
+    write_json(staged / PROOF_FILE, record)
     return about, checks
 
 

@@ -85,6 +85,8 @@ def make_request(
         raise DeployError("--preprocess is about images, and the image tower is not among --towers.")
     if embed_outside and "text" not in chosen:
         raise DeployError("--embed-outside is about texts, and the text tower is not among --towers.")
+    if to == "web":
+        _check_page(chosen, preprocess, embed_outside)
     size = _pixels(pixels)
     if size and not preprocess:
         raise DeployError("--pixels says the size that --preprocess takes. Give both, or neither.")
@@ -123,6 +125,15 @@ def _batches(asked: str | None, runtime: Runtime) -> tuple[int, ...]:
     if len(batches) > 1 and not runtime.fixed_shapes:
         raise DeployError(f"One file of {runtime.title} takes one batch, or --batch any.")
     return batches
+
+
+def _check_page(towers: tuple[str, ...], preprocess: bool, embed_outside: bool) -> None:
+    """Raises DeployError for what a page does in its own way."""
+    if towers != TOWERS:
+        raise DeployError("A page compares pictures with texts: --to web takes both towers.")
+    if preprocess or embed_outside:
+        option = "--preprocess" if preprocess else "--embed-outside"
+        raise DeployError(f"The page prepares pictures and texts itself: leave {option} out with --to web.")
 
 
 def _pixels(asked: str | None) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ _INSTALL = {
     "onnx": "numpy pillow tokenizers onnxruntime",
     "openvino": "numpy pillow tokenizers openvino",
     "saved-model": "numpy pillow tokenizers tensorflow",
+    "web": "numpy pillow tokenizers onnxruntime",
 }
 _OPEN = {
     "litert": """from ai_edge_litert.interpreter import Interpreter
@@ -50,6 +51,7 @@ def tower(name):
     return run
 """,
 }
+_OPEN["web"] = _OPEN["onnx"]
 _HEAD = """import json
 
 import numpy as np
@@ -131,7 +133,7 @@ def render_readme(about: dict[str, Any], checks: list[Check]) -> str:
         f"| `{part['file']}` | {_tensors(part['inputs'])} | {_tensors(part['outputs'])} |"
         for part in about["towers"].values()
     ]
-    snippets = [_snippet(name, about) for name in ("kotlin", "javascript")]
+    snippets = [_snippet(name, about) for name in ("page", "kotlin", "javascript")]
     return Template(_asset("README.md.template")).substitute(
         title=about["model"]["title"],
         runtime=about["runtime"],
@@ -177,7 +179,7 @@ def _python(about: dict[str, Any], runtime: str, towers: list[str]) -> str:
 
 def _snippet(language: str, about: dict[str, Any]) -> str:
     """How another language runs these files; "" where its runtime is another one."""
-    runtimes = {"kotlin": ("litert",), "javascript": ("litert", "onnx")}
+    runtimes = {"kotlin": ("litert",), "javascript": ("litert", "onnx"), "page": ("web",)}
     runtime = about["request"]["runtime"]
     if runtime not in runtimes[language] or about["request"]["preprocess"] or len(about["request"]["towers"]) < 2:
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 from ....verify.compare import Cost, Features, RoundingCheck, check_against, measure_cost
 from ....verify.criteria import MAX_RATIO, RMS_RATIO, ROUNDED
 from ..request import Request
-from ..runtimes.registry import Arrays, Run, open_tower
+from ..runtimes.registry import BROWSER, Arrays, Run, open_tower
 from .inputs import ProofInputs
 
 FREE_BATCH = 8
@@ -73,7 +73,7 @@ def prove(
         torch_maximum: the largest such error.
     """
     found = []
-    for way in request.how.ways:
+    for way in ways_here(request):
         for batch in request.batches or (FREE_BATCH,):
             features = run_towers(folder, request, inputs, batch, way)
             check = check_against("inference", request.runtime, features, truth, torch_rms, torch_maximum)
@@ -82,8 +82,19 @@ def prove(
     return found
 
 
+def ways_here(request: Request) -> tuple[str, ...]:
+    """The ways of a runtime that this machine has: a browser may not be there."""
+    from ..web.browser import why_no_browser
+
+    return tuple(way for way in request.how.ways if way != BROWSER or why_no_browser() is None)
+
+
 def run_towers(folder: Path, request: Request, inputs: ProofInputs, batch: int, way: str) -> Features:
     """The features that a bundle's files compute."""
+    if way == BROWSER:
+        from ..web.proving import run_in_browser
+
+        return run_in_browser(folder, inputs, batch)
     image = text = None
     fixed = (request.batches and batch) or None
     if "image" in request.towers:

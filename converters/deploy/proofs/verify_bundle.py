@@ -13,7 +13,7 @@ from ..contents import golden
 from ..contents.bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
 from ..export import RunJob, compute, judge
 from ..processes import in_own_process
-from ..request import DeployError
+from ..request import DeployError, Request
 from ..sources import Source
 from .inputs import proof_inputs
 from .proof import Check, prove
@@ -26,6 +26,8 @@ class Proof:
     checks: list[Check]
     against: str
     """In words."""
+    note: str = ""
+    """What could not be proven here."""
 
     @property
     def passed(self) -> bool:
@@ -55,7 +57,7 @@ def verify_bundle(
         inputs, truth, errors = golden.read_golden(folder / golden.FOLDER)
         with progress(f"Running in {request.how.title}"):
             checks = prove(folder, request, inputs, truth, *errors)
-        return Proof(checks, "the golden outputs, which PyTorch computed in float64")
+        return Proof(checks, "the golden outputs, which PyTorch computed in float64", _prove_page(folder, request))
     from ....keras_models.errors import MobileClipError
 
     variant = get_variant(about["model"]["variant"])
@@ -70,7 +72,21 @@ def verify_bundle(
         exact = compute(found, request, source, run_job)
     with progress(f"Running in {request.how.title}"):
         checks, _ = judge(folder, found, request, inputs, exact, source, run_job)
-    return Proof(checks, "PyTorch in float64")
+    return Proof(checks, "PyTorch in float64", _prove_page(folder, request))
+
+
+def _prove_page(folder: Path, request: Request) -> str:
+    """Lets a page compare itself with the golden outputs. Returns why that is not possible here, or ""."""
+    from ..web.browser import why_no_browser
+    from ..web.proving import check_page
+
+    if request.runtime != "web":
+        return ""
+    why = why_no_browser()
+    if why is None:
+        check_page(folder)
+        return ""
+    return f"Not proven in a browser here: {why}."
 
 
 def _check_files(folder: Path, recorded: dict[str, str]) -> None:

@@ -72,6 +72,8 @@ class Runtime:
         return found
 
 
+BROWSER = "browser"
+"""The way of running a page's files in a browser, which may not be there."""
 DISTRIBUTIONS = {
     "tensorflow": "tensorflow",
     "ai_edge_litert": "ai-edge-litert",
@@ -94,6 +96,10 @@ RUNTIMES = {
     "openvino": Runtime(
         "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml", ("float32",), "openvino_file",
         ways=("float32", "default"),
+    ),
+    "web": Runtime(
+        "Web browsers", "web", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", ("float32", "fp16"),
+        "onnx_file", ways=("", BROWSER),
     ),
     "saved-model": Runtime(
         "A SavedModel", "tensorflow", (), ("tensorflow",), "", ("float32",), "saved_model"
