@@ -1,0 +1,295 @@
+"""A page in a real browser: PyTorch's features, the right label, the keyboard, broken files, and no other host."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import mobileclip_keras as mk
+from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.deploy import jobs
+from mobileclip_keras.converters.deploy.export import Exported, export
+from mobileclip_keras.converters.deploy.proofs import reference
+from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
+from mobileclip_keras.converters.deploy.request import DeployError
+from mobileclip_keras.converters.deploy.web.browser import opened_page, why_no_browser
+from mobileclip_keras.converters.deploy.web.page_files import PHOTO_LABELS
+from mobileclip_keras.converters.deploy.web.proving import check_page, record_requests
+from mobileclip_keras.converters.deploy.web.runtime_files import runtime_files
+from mobileclip_keras.converters.deploy.web.serving import served
+from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
+from mobileclip_keras.verify.inputs import PHOTOS
+
+from .converted import write_converted
+from .small import small_variant
+from .small_verified import MCI, build, rows_of
+from .small_verified import reference as small_reference
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+VARIANT = "mobileclip_s0"
+SIZE = 64
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="every route goes through TensorFlow"),
+    pytest.mark.skipif(why_no_browser() is not None, reason=f"{why_no_browser()}"),
+]
+
+
+def here(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
+    """A job in this process, where the small towers are known."""
+    return jobs.JOBS[job](json.loads(json.dumps(spec)))
+
+
+@pytest.fixture(scope="module")
+def model() -> mk.MobileClipModel:
+    """What the page computes."""
+    made = build(MCI, rows_of(MCI))
+    made.variant = VARIANT
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(small_towers: None, model: mk.MobileClipModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A converted folder that is verified, its variant small."""
+    try:
+        runtime_files(None)
+    except DeployError as error:
+        pytest.skip(str(error))
+    with small_variant(VARIANT), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "reference_of_folder", lambda folder: small_reference(MCI))
+        yield write_converted(model, tmp_path_factory.mktemp("made") / "small-keras", VARIANT, ImagePreprocessor(SIZE))
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Exported:
+    """A page of small towers. Not to be changed."""
+    return export(str(folder), "web", out=folder.with_name("page"), run_job=here)
+
+
+@pytest.fixture
+def changed(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the page, to be changed; files are links, so a change replaces one."""
+    return Path(shutil.copytree(exported.folder, tmp_path / "page", copy_function=lambda a, b: Path(b).symlink_to(a)))
+
+
+@contextmanager
+def shown(folder: Path, **context: Any) -> "Iterator[Page]":
+    """The page of a folder in a browser, its bars filled."""
+    with served(folder) as address, opened_page(**context) as page:
+        page.set_default_timeout(60_000)
+        page.asked = record_requests(page)  # type: ignore[attr-defined]
+        page.home = address  # type: ignore[attr-defined]
+        page.goto(address)
+        page.wait_for_selector("#app:not([hidden]), #problem:not([hidden])")
+        yield page
+
+
+def until(page: "Page", condition: str) -> None:
+    """Waits for a condition. Playwright's own way to wait is no way under the page's content security policy."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"in vain: {condition}")
+
+
+def bars(page: "Page") -> dict[str, float]:
+    """Labels with their percentages, once the page computed them all."""
+    until(
+        page,
+        "[...document.querySelectorAll('#bars li')].every((line) => "
+        "Boolean(line.querySelector('input').value) === Boolean(line.querySelector('output').textContent))",
+    )
+    script = "(lines) => lines.map((line) => [line.querySelector('input').value, line.querySelector('output').value])"
+    return {label: float(share.removesuffix(" %")) for label, share in page.eval_on_selector_all("#bars li", script)}
+
+
+def in_python(model: mk.MobileClipModel, file: Path, labels: list[str]) -> dict[str, float]:
+    """The same in percent, by the package."""
+    classifier = mk.ZeroShotClassifier(model, labels, templates=["a photo of {}"], preprocessor=ImagePreprocessor(SIZE))
+    found = classifier.classify([file], top_k=len(labels))[0]
+    return {each.label: 100 * each.probability for each in found}
+
+
+def test_a_page_is_proven_in_a_browser(exported: Exported) -> None:
+    assert exported.about["web"]["proven_in_a_browser"]
+    judged = {check.way: check.passed for check in exported.checks if check.judged}
+    assert judged == {"": True, "browser": True}
+    found = json.loads((exported.folder / "verification.json").read_text())["page"]
+    assert found["exact"] and found["pixels"] == 0 and found["ids"] == 0 and found["features"] < 1e-6
+    licence = (exported.folder / "runtime" / "LICENSE").read_text()
+    assert "MIT" in licence
+    assert verify_bundle(exported.folder).passed
+
+
+@pytest.mark.nightly
+def test_a_page_of_half_the_size_is_proven_too(folder: Path, tmp_path: Path) -> None:
+    done = export(str(folder), "web", out=tmp_path / "half", run_job=here, quantize="fp16")
+    assert {check.way for check in done.checks if check.passed} == {"", "browser"}
+    assert json.loads((done.folder / "verification.json").read_text())["page"]["exact"]
+
+
+def test_the_bars_show_what_python_computes_and_nobody_else_is_asked(
+    exported: Exported, model: mk.MobileClipModel
+) -> None:
+    with shown(exported.folder) as page:
+        first = bars(page)
+        assert list(first) == list(PHOTO_LABELS)
+        page.set_input_files("#file", PHOTOS / "cat.jpg")
+        until(page, "document.getElementById('picture').alt.includes('cat')")
+        page.wait_for_timeout(500)
+        shares = bars(page)
+        expected = in_python(model, PHOTOS / "cat.jpg", list(PHOTO_LABELS))
+        assert {label: pytest.approx(share, abs=0.51) for label, share in expected.items()} == shares
+        best = page.text_content("#bars li.best output")
+        assert best is not None and float(best.removesuffix(" %")) == max(shares.values())
+        until(page, "document.getElementById('announcement').textContent.startsWith('Best: ')")
+        assert "ms" in (page.text_content("#times") or "")
+        page.click("#check")
+        until(page, "document.getElementById('check-result').textContent.includes('PyTorch')")
+        assert "computes what PyTorch computes. Largest" in (page.text_content("#check-result") or "")
+        asked, home = page.asked, page.home  # type: ignore[attr-defined]
+    assert len(asked) > 20
+    assert [each for each in asked if not each.startswith((home, f"blob:{home}"))] == []
+
+
+def test_all_is_done_by_keyboard(exported: Exported) -> None:
+    with shown(exported.folder) as page:
+        bars(page)
+        page.focus("#bars li:last-child input")
+        page.keyboard.press("Enter")
+        page.keyboard.type("a café & more")
+        assert list(bars(page))[-1] == "a café & more"
+        page.keyboard.press("Escape")
+        page.keyboard.press("Backspace")
+        assert list(bars(page)) == list(PHOTO_LABELS)
+        page.keyboard.press("ArrowUp")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Label {len(PHOTO_LABELS) - 1}"
+        page.focus("input[name=mode]:checked")
+        page.keyboard.press("ArrowRight")
+        before = page.evaluate("document.getElementById('canvas').toDataURL()")
+        page.focus("#canvas")
+        for key in ("ArrowUp", "ArrowLeft", "Space"):
+            page.keyboard.press(key)
+        page.focus("#undo")
+        assert page.evaluate("document.getElementById('canvas').toDataURL()") != before
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.getElementById('canvas').toDataURL()") == before
+        names = "[...document.querySelectorAll('button, input, canvas, video')].filter((each) => each.offsetParent)"
+        named = "each.getAttribute('aria-label') || each.labels?.[0]?.textContent.trim() || each.textContent.trim()"
+        unnamed = (
+            f"{names}.filter((each) => !({named} || each.querySelector('img')?.alt)).map((each) => each.outerHTML)"
+        )
+        assert page.evaluate(unnamed) == []
+
+
+def test_a_broken_picture_gives_a_sentence_that_goes_away(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes()[:100])
+    with shown(exported.folder) as page:
+        bars(page)
+        page.set_input_files("#file", tmp_path / "broken.jpg")
+        page.wait_for_selector("#problem:not([hidden])")
+        assert page.text_content("#problem") == "broken.jpg is not a picture that this browser can read."
+        page.set_input_files("#file", PHOTOS / "cat.jpg")
+        page.wait_for_selector("#problem", state="hidden")
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("text.onnx", cut, "text.onnx cannot be opened: it is missing or damaged, or memory is short."),
+        ("image.onnx", Path.unlink, "image.onnx is missing: the server answers 404."),
+        ("bundle.json", cut, "bundle.json is damaged: it holds no JSON."),
+        (
+            "runtime/ort.wasm.bundle.min.mjs",
+            Path.unlink,
+            "runtime/ort.wasm.bundle.min.mjs is missing or damaged: export the page again.",
+        ),
+    ],
+)
+def test_a_broken_bundle_gives_a_sentence(
+    changed: Path, name: str, change: Callable[[Path], None], sentence: str
+) -> None:
+    change(changed / name)
+    with shown(changed) as page:
+        assert page.text_content("#problem") == sentence
+
+
+def test_a_changed_page_is_not_proven(changed: Path) -> None:
+    golden = changed / "golden" / "image_features.bin"
+    features = np.frombuffer(golden.read_bytes(), "<f8").reshape(8, -1)[:, ::-1]
+    golden.unlink()
+    golden.write_bytes(features.tobytes())
+    with pytest.raises(DeployError, match="does not compute what PyTorch computes"):
+        check_page(changed)
+
+
+@pytest.mark.parametrize("colour", ["light", "dark"])
+def test_a_narrow_screen_needs_no_sideways_scrolling_and_words_stand_out(exported: Exported, colour: str) -> None:
+    phone = {"width": 320, "height": 640}
+    with shown(exported.folder, viewport=phone, color_scheme=colour, has_touch=True, is_mobile=True) as page:
+        for mode in ("file", "draw", "camera", "search"):
+            page.check(f"input[name=mode][value={mode}]", force=True)
+            assert page.evaluate(OVERFLOW) <= 0, mode
+        contrasts = page.evaluate(CONTRASTS)
+        assert min(contrasts.values()) >= 4.5, contrasts
+
+
+CONTRASTS = """() => {
+  const style = getComputedStyle(document.documentElement);
+  const light = (name) => {
+    const hex = style.getPropertyValue(name).trim().slice(1);
+    const parts = [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
+    const [r, g, b] = parts.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const pairs = [["--text", "--back"], ["--text", "--card"], ["--quiet", "--back"], ["--quiet", "--card"],
+    ["--on-main", "--main"], ["--text", "--bar"], ["--text", "--best"], ["--problem", "--card"]];
+  return Object.fromEntries(pairs.map(([a, b]) => {
+    const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return [a + b, (x + 0.05) / (y + 0.05)];
+  }));
+}"""
+
+
+def test_a_folder_is_searched(exported: Exported, model: mk.MobileClipModel, tmp_path: Path) -> None:
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with shown(exported.folder) as page:
+        page.check("input[name=mode][value=search]", force=True)
+        page.set_input_files("#several", [*photos, tmp_path / "broken.png"])
+        until(page, "document.getElementById('search-status').textContent.includes('cannot')")
+        assert (page.text_content("#search-status") or "").startswith("8 of 9 pictures read")
+        page.fill("#query", "a rocket")
+        until(page, "document.querySelector('#results span')?.textContent.includes('(')")
+        names = page.eval_on_selector_all("#results span", "(all) => all.map((each) => each.textContent.split(' ')[0])")
+    images = model.encode_image(ImagePreprocessor(SIZE)([*photos]))
+    text = model.encode_text(mk.Tokenizer()(["a photo of a rocket"]))
+    scores = keras.ops.convert_to_numpy(images @ keras.ops.transpose(text))[:, 0]
+    assert names == [photos[i].name for i in np.argsort(-scores)]
+
+
+def test_verify_without_a_browser_says_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("MOBILECLIP_KERAS_BROWSER", raising=False)
+    done = CliRunner().invoke(cli.app, ["verify", str(exported.folder)])
+    assert done.exit_code == 0
+    assert "Not proven in a browser here: no Chromium or Chrome is on the path." in " ".join(done.output.split())

@@ -1,0 +1,115 @@
+"""What a page needs around it: the runtime's files, the server, and the commands' messages."""
+
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.deploy.request import DeployError, make_request
+from mobileclip_keras.converters.deploy.web import browser, runtime_files
+from mobileclip_keras.converters.deploy.web.page_files import describe_page
+from mobileclip_keras.converters.deploy.web.serving import make_server, served
+from mobileclip_keras.keras_models.registry import get_variant
+
+BOTH = ("image", "text")
+
+
+@pytest.fixture
+def small_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the runtime's files."""
+    folder = tmp_path / "runtime"
+    (folder / "dist").mkdir(parents=True)
+    hashes = {}
+    for name in runtime_files.FILES:
+        (folder / "dist" / name).write_text(name)
+        hashes[name] = hashlib.sha256(name.encode()).hexdigest()
+    monkeypatch.setattr(runtime_files, "FILES", hashes)
+    return folder
+
+
+def test_a_folder_of_the_users_needs_no_npm(small_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runtime_files.runtime_files(small_runtime) == small_runtime / "dist"
+
+
+def test_other_files_are_refused(small_runtime: Path) -> None:
+    (small_runtime / "dist" / "ort.wasm.bundle.min.mjs").write_text("another version")
+    with pytest.raises(DeployError, match=r"ort\.wasm\.bundle\.min\.mjs has other content"):
+        runtime_files.runtime_files(small_runtime)
+    with pytest.raises(DeployError, match="lacks files of onnxruntime-web"):
+        runtime_files.runtime_files(small_runtime / "dist" / "nothing")
+
+
+def test_npm_that_is_missing_or_fails_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_runtime: Path
+) -> None:
+    monkeypatch.setattr(runtime_files, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DeployError, match=r"install Node\.js, or give --runtime a folder"):
+        runtime_files.runtime_files(None)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "npm").write_text("#!/bin/sh\necho no such host >&2\nexit 1\n")
+    (programs / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/bin:/usr/bin")
+    with pytest.raises(DeployError, match="it said: no such host"):
+        runtime_files.runtime_files(None)
+    assert not list((tmp_path / "cache" / "web_runtime").glob("*[!k]"))  # but for the lock
+
+
+def test_a_page_takes_both_towers_and_prepares_by_itself() -> None:
+    assert make_request("web", BOTH).batches == ()
+    for options in ({"towers": "image"}, {"preprocess": True, "pixels": "64x64"}, {"embed_outside": True}):
+        with pytest.raises(DeployError, match="--to web"):
+            make_request("web", BOTH, **options)  # type: ignore[arg-type]
+
+
+def test_a_page_that_no_browser_proved_is_not_called_proven(tmp_path: Path) -> None:
+    for tower in BOTH:
+        (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
+    about = describe_page(tmp_path, get_variant("s0"), "float32", "no Chromium or Chrome is on the path")
+    assert not about["proven_in_a_browser"]
+    assert about["why_not"] == "Not proven in a browser here: no Chromium or Chrome is on the path."
+    assert about["model_bytes"] == 10
+
+
+def test_what_a_browser_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "_program", lambda: "/usr/bin/true")
+    monkeypatch.setattr(browser, "find_spec", lambda name: None)
+    assert "Playwright is not installed" in (browser.why_no_browser() or "")
+
+
+def test_the_server_gives_types_and_the_headers_that_threads_need(tmp_path: Path) -> None:
+    for name in ("app.js", "ort.mjs", "ort.wasm", "image.onnx"):
+        (tmp_path / name).write_bytes(b"content")
+    (tmp_path.parent / "secret").write_text("secret")
+    types = {"app.js": "text/javascript", "ort.mjs": "text/javascript", "ort.wasm": "application/wasm"}
+    with served(tmp_path) as address:
+        for name, kind in {**types, "image.onnx": "application/octet-stream"}.items():
+            with urllib.request.urlopen(address + name) as answer:
+                assert answer.headers["Content-Type"] == kind
+                assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+                assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        for name in ("missing", "../secret", "%2e%2e/secret"):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(address + name)
+
+
+def test_demo_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*arguments: Any) -> str:
+        done = CliRunner().invoke(cli.app, ["demo", "--no-browser", *map(str, arguments)])
+        assert done.exit_code == 1
+        return " ".join(done.output.split())
+
+    assert "has no bundle.json" in said(tmp_path)
+    from mobileclip_keras.converters.deploy.web import demo
+
+    monkeypatch.setattr(demo, "_check_page", lambda folder: None)
+    with make_server(tmp_path) as taken:
+        port = taken.server_port
+        assert f"Port {port} cannot be used" in said(tmp_path, "--port", port)
