@@ -73,6 +73,11 @@ async function check() {
   button.disabled = false;
 }
 
+// What is dropped beside its place must not take the page's place.
+for (const name of ["dragover", "drop"]) {
+  document.addEventListener(name, (event) => event.preventDefault());
+}
+
 start().catch((error) => {
   element("loading").hidden = true;
   reportProblem(error.message);

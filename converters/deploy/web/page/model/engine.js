@@ -26,6 +26,9 @@ export class Engine {
       throw new BundleError("bundle.json is of another version than this page: export the page again.");
     }
     const { images, texts, towers } = this.about;
+    if (!images || !texts || !towers || !this.about.web) {
+      throw new BundleError("bundle.json describes no page: export the page again.");
+    }
     const [merges, tables] = await Promise.all([readText("tokenizer/merges.txt"), readJson("tokenizer/cleaning.json")]);
     this.preprocessor = new Preprocessor(images);
     this.tokenizer = new Tokenizer(merges, tables, texts.context_length);

@@ -60,6 +60,7 @@ export class Bars {
     const input = document.createElement("input");
     Object.assign(input, { type: "text", value: label, autocomplete: "off", maxLength: 1000, enterKeyHint: "next" });
     const output = document.createElement("output");
+    output.setAttribute("aria-live", "off"); // the best label alone is told, once typing rests
     const remove = document.createElement("button");
     remove.type = "button";
     remove.textContent = "×";
