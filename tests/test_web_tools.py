@@ -14,7 +14,6 @@ from mobileclip_keras.converters.deploy.request import DeployError, make_request
 from mobileclip_keras.converters.deploy.web import browser, runtime_files
 from mobileclip_keras.converters.deploy.web.page_files import describe_page
 from mobileclip_keras.converters.deploy.web.serving import make_server, served
-from mobileclip_keras.keras_models.registry import get_variant
 
 BOTH = ("image", "text")
 
@@ -72,7 +71,7 @@ def test_a_page_takes_both_towers_and_prepares_by_itself() -> None:
 def test_a_page_that_no_browser_proved_is_not_called_proven(tmp_path: Path) -> None:
     for tower in BOTH:
         (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
-    about = describe_page(tmp_path, get_variant("s0"), "float32", "no Chromium or Chrome is on the path")
+    about = describe_page(tmp_path, "float32", "no Chromium or Chrome is on the path")
     assert not about["proven_in_a_browser"]
     assert about["why_not"] == "Not proven in a browser here: no Chromium or Chrome is on the path."
     assert about["model_bytes"] == 10
@@ -109,7 +108,7 @@ def test_demo_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "has no bundle.json" in said(tmp_path)
     from mobileclip_keras.converters.deploy.web import demo
 
-    monkeypatch.setattr(demo, "_check_page", lambda folder: None)
+    monkeypatch.setattr(demo, "check_page", lambda folder: None)
     with make_server(tmp_path) as taken:
         port = taken.server_port
         assert f"Port {port} cannot be used" in said(tmp_path, "--port", port)

@@ -80,19 +80,16 @@ def _proven(about: dict[str, Any]) -> str:
 
 
 def demo(
-    folder: Annotated[
-        Path | None, typer.Argument(help="What export --to web wrote; the tiny model of shapes if left out.")
-    ] = None,
+    folder: Annotated[Path, typer.Argument(help="What export --to web wrote.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; any that is free if left out.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
-    runtime: Annotated[Path | None, typer.Option(help="As for export --to web.")] = None,
 ) -> None:
     """Show a page with pictures and words, computed in the browser; nothing leaves this machine."""
-    with plain_errors(folder, runtime):
-        from ..deploy.web.demo import page_to_show, show
+    with plain_errors(folder):
+        from ..deploy.web.demo import check_page, show
 
-        place = page_to_show(folder, runtime, bars(console))
-        show(place, port, browser, lambda address: say(f"{shown(place)} is at {address} until Ctrl+C."))
+        check_page(folder)
+        show(folder, port, browser, lambda address: say(f"{shown(folder)} is at {address} until Ctrl+C."))
 
 
 def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:

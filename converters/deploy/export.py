@@ -122,7 +122,7 @@ def _write(
     (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
     if runtime is not None:
         write_tables(staged)
-        about["web"] = describe_page(staged, found.variant, request.recipe, why_no_browser())
+        about["web"] = describe_page(staged, request.recipe, why_no_browser())
     about["files"] = file_hashes(staged, (BUNDLE_FILE, PROOF_FILE))
     write_json(staged / BUNDLE_FILE, about)
     record = proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,)))

@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ....keras_models.registry import Variant
 from ....verify.criteria import MAX_RATIO, ROUNDED
 from ....verify.inputs import PHOTOS
 from ..contents.golden import FOLDER as GOLDEN_FOLDER
@@ -16,9 +15,6 @@ from .runtime_files import PACKAGE, VERSION, copy_runtime
 
 ASSETS = "page"
 TABLES = "cleaning.json"
-SHAPES = "mobileclip_shapes"
-"""The tiny model, which knows drawings and no photographs."""
-SHAPE_LABELS = ("a red circle", "a blue square", "a yellow star", "a green triangle", "a pink heart", "two red circles")
 PHOTO_LABELS = ("an astronaut", "a cat", "a cup of coffee", "a rocket", "a raccoon", "a galaxy")
 
 
@@ -40,12 +36,11 @@ def write_tables(folder: Path) -> None:
     (folder / TOKENIZER_FOLDER / TABLES).write_text(text + "\n", encoding="ascii")
 
 
-def describe_page(folder: Path, variant: Variant, recipe: str, why_not: str | None) -> dict[str, Any]:
+def describe_page(folder: Path, recipe: str, why_not: str | None) -> dict[str, Any]:
     """What bundle.json says of the page.
 
     Args:
         folder: of the bundle.
-        variant: of the model.
         recipe: how its weights are kept.
         why_not: why it is not proven in a browser; None where it is.
     """
@@ -57,13 +52,11 @@ def describe_page(folder: Path, variant: Variant, recipe: str, why_not: str | No
         "model_bytes": sum(path.stat().st_size for path in towers),
         "proven_in_a_browser": why_not is None,
         **({} if why_not is None else {"why_not": f"Not proven in a browser here: {why_not}."}),
-        "page": _starts_with(variant),
+        "page": _starts_with(),
     }
 
 
-def _starts_with(variant: Variant) -> dict[str, Any]:
+def _starts_with() -> dict[str, Any]:
     """The labels and pictures that the page shows first."""
-    if variant.name == SHAPES:
-        return {"mode": "draw", "labels": list(SHAPE_LABELS), "template": "{}", "examples": []}
     examples = [{"file": f"{GOLDEN_FOLDER}/{path.name}", "name": path.stem} for path in sorted(PHOTOS.glob("*.jpg"))]
     return {"mode": "file", "labels": list(PHOTO_LABELS), "template": "a photo of {}", "examples": examples}
