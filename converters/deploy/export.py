@@ -73,7 +73,7 @@ def export(
     Raises:
         MobileClipError: in one sentence. Nothing was left behind.
     """
-    make_request(to, ("image", "text"), **{**options, "towers": None})  # what needs no folder to be refused
+    make_request(to, ("image", "text"), **options)  # what needs no folder to be refused
     found = find_source(name, source)
     request = make_request(to, found.held, **options)
     request.how.check_packages(making=True)
