@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from mobileclip_keras.converters.checkpoints.identify import known_formats
 from mobileclip_keras.converters.conversion.convert import VerificationError, convert
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 
 Layout = StrEnum("Layout", ["apple", "open_clip", "timm"])
 SourceForm = StrEnum("SourceForm", ["train", "reparameterized"])

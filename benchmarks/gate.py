@@ -37,12 +37,12 @@ from mobileclip_keras.keras_models.registry import Variant, get_variant
 from mobileclip_keras.keras_models.towers.folding import reparameterize
 from mobileclip_keras.verify.compare import Features, check_rounding
 from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
-from mobileclip_keras.verify.inputs import Inputs, fixed_inputs
+from mobileclip_keras.verify.data.inputs import Inputs, fixed_inputs
+from mobileclip_keras.verify.data.weight_kinds import KINDS, draw
 from mobileclip_keras.verify.torch_models import TorchReference, build_reference
 from mobileclip_keras.verify.torch_models.requirements import keep_triton_out
 from mobileclip_keras.verify.torch_models.runs import MORE_RUNS, RUNS, run
 from mobileclip_keras.verify.verification import Verification
-from mobileclip_keras.verify.weight_kinds import KINDS, draw
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the small towers of the tests
 

@@ -91,7 +91,7 @@ def prepare(variant: str, folder: Path) -> None:
     from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
     from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
-    from mobileclip_keras.verify import synthetic
+    from mobileclip_keras.verify.data import synthetic
 
     source = synthetic_checkpoint(variant, folder)
     convert(source, folder / "converted", verify=False)

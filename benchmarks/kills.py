@@ -46,7 +46,7 @@ from mobileclip_keras.keras_models.store.writing import atomic
 from mobileclip_keras.keras_models.store.writing.own_files import foreign_files, sha256
 from mobileclip_keras.keras_models.store.writing.staging import recover
 from mobileclip_keras.keras_models.tasks.embedding_files import Embeddings
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 
 Write = Callable[[Path, int, bool], Any]
 """Writes content 0 or 1 at a path; with True over what is there."""

@@ -119,7 +119,7 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat, known_formats
     from mobileclip_keras.converters.conversion.convert import convert
     from mobileclip_keras.keras_models.registry import get_variant
-    from mobileclip_keras.verify import synthetic
+    from mobileclip_keras.verify.data import synthetic
 
     found = get_variant(variant)
     checkpoint_format = CheckpointFormat(

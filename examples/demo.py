@@ -22,7 +22,7 @@ from mobileclip_keras import verify
 from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
 from mobileclip_keras.converters.cli.progress import bars
 from mobileclip_keras.converters.conversion.convert import convert
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.verify.report import render
 
 PHOTOS = sorted(Path(verify.__file__).parent.glob("photos/*.jpg"))

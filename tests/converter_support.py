@@ -12,7 +12,7 @@ import numpy as np
 from mobileclip_keras.converters.checkpoints.checkpoint import Checkpoint, checkpoint_of
 from mobileclip_keras.converters.checkpoints.formats.tensor_file import TensorFile
 from mobileclip_keras.converters.checkpoints.identify import CheckpointFormat
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 

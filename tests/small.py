@@ -21,7 +21,7 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.registry import Variant
 from mobileclip_keras.keras_models.store.variables import variables_by_name
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.weight_maps import walks
 from mobileclip_keras.weight_maps.table import Row
 

@@ -14,9 +14,9 @@ from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEn
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.towers.folding import reparameterize
-from mobileclip_keras.verify import synthetic, weight_kinds
 from mobileclip_keras.verify.compare import Features, check_exact
-from mobileclip_keras.verify.inputs import Inputs
+from mobileclip_keras.verify.data import synthetic, weight_kinds
+from mobileclip_keras.verify.data.inputs import Inputs
 from mobileclip_keras.verify.programs import features_of, unnormalised
 from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model

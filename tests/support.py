@@ -16,7 +16,7 @@ from mobileclip_keras.converters.conversion.build import build_model, has_projec
 from mobileclip_keras.converters.conversion.mapping import load_into
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.registry import get_variant
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / "reference_data"

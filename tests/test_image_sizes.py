@@ -11,7 +11,7 @@ from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.towers.positions import resize_positions
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.verify.torch_models import build_reference
 from mobileclip_keras.weight_maps.table import NONE
 

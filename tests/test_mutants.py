@@ -21,7 +21,7 @@ from mobileclip_keras.converters.checkpoints import identify
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.keras_models import registry
 from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row
 from mobileclip_keras.weight_maps.table import model_rows as real_rows
 

@@ -25,8 +25,8 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
 from mobileclip_keras.keras_models.towers import text, vit
 from mobileclip_keras.verify.compare import Features, check_rounding
+from mobileclip_keras.verify.data.weight_kinds import KINDS
 from mobileclip_keras.verify.verification import Verification
-from mobileclip_keras.verify.weight_kinds import KINDS
 from mobileclip_keras.weight_maps.generate import EMBED_DIMS
 from mobileclip_keras.weight_maps.table import Row
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mobileclip_keras as mk
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 
 from .support import apply, unit
 

@@ -22,8 +22,8 @@ from mobileclip_keras.keras_models.layers.initializers import to_be_overwritten
 from mobileclip_keras.keras_models.models.image_encoder import MobileClipImageEncoder
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEncoder
-from mobileclip_keras.verify import synthetic
 from mobileclip_keras.verify.criteria import FLOAT64_TOLERANCE
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.weight_maps.table import NONE, Row
 
 from .small import EMBED_DIM, SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, image_rows, text_rows

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.verify.torch_models import (
     MissingPackageError,
     ReferenceMismatchError,
@@ -373,7 +373,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
 
 def test_importing_the_package_imports_no_pytorch() -> None:
     script = (
-        "import sys, mobileclip_keras.verify.synthetic, mobileclip_keras.verify.torch_models as t;"
+        "import sys, mobileclip_keras.verify.data.synthetic, mobileclip_keras.verify.torch_models as t;"
         "assert t.build_reference;"
         "print([name for name in ('torch', 'timm', 'open_clip') if name in sys.modules])"
     )

@@ -26,7 +26,7 @@ from mobileclip_keras.converters.conversion.mapping import MappingError
 from mobileclip_keras.converters.conversion.to_torch import to_torch
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.keras_models.store.load import load_folder
-from mobileclip_keras.verify import synthetic
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.weight_maps.audit import report
 from tests.converter_support import (
     PATH,

@@ -25,7 +25,7 @@ from mobileclip_keras.converters.deploy.web.proving import check_page, record_re
 from mobileclip_keras.converters.deploy.web.runtime_files import runtime_files
 from mobileclip_keras.converters.deploy.web.serving import served
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
-from mobileclip_keras.verify.inputs import PHOTOS
+from mobileclip_keras.verify.data.inputs import PHOTOS
 
 from .converted import write_converted
 from .small import small_variant

@@ -11,7 +11,7 @@ import numpy as np
 from ..keras_models import kernels
 from ..keras_models.models.features import FeatureModel
 from .compare import Features
-from .inputs import Inputs
+from .data.inputs import Inputs
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel

@@ -22,11 +22,11 @@ from .compare import (
     measure_cost,
     stage_errors,
 )
-from .inputs import Inputs
+from .data.inputs import Inputs
+from .data.sample import Sample, take_sample
 from .precision import FLOAT32_BITS, full_float32, kept_bits, switches
 from .programs import Encode, features_of, fingerprint, inputs_of, programs, unnormalised
 from .reason import find_reason
-from .sample import Sample, take_sample
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel

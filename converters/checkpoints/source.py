@@ -10,7 +10,7 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import VARIANTS, find_variant, get_variant
 from ...keras_models.store.download import download_file
 from ...keras_models.store.hub_errors import NoSuchFileError
-from ...verify import synthetic
+from ...verify.data import synthetic
 from .formats.torch_file import TORCH_SUFFIXES
 from .identify import CheckpointFormat
 

@@ -18,7 +18,7 @@ from ...keras_models.store.writing.own_files import sha256_of_written
 from ...keras_models.store.writing.rewriting import check_rewritable, rewritten
 from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
-from ...verify.inputs import fixed_inputs
+from ...verify.data.inputs import fixed_inputs
 from ...verify.picture import draw
 from ...verify.torch_models import Layout, TorchReference, build_reference
 from ...verify.torch_models.requirements import require_packages

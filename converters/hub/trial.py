@@ -10,8 +10,8 @@ import numpy as np
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.load import load_folder
-from ...verify.inputs import Inputs, fixed_inputs
-from ...verify.sample import sample_error, sample_limit
+from ...verify.data.inputs import Inputs, fixed_inputs
+from ...verify.data.sample import sample_error, sample_limit
 from .record_fields import VERIFICATION_FILE
 from .verdict import AGAIN
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from ..compare import Features
-from ..inputs import Inputs
+from ..data.inputs import Inputs
 from .reference import TorchReference
 
 

@@ -13,7 +13,7 @@ from ....keras_models.store.foreign.json_fields import fields, listed, mapping, 
 from ....keras_models.store.foreign.json_file import read_json
 from ....verify.compare import Features
 from ....verify.criteria import LARGEST_TORCH_ERROR
-from ....verify.inputs import PHOTOS, Inputs
+from ....verify.data.inputs import PHOTOS, Inputs
 from ..proofs.inputs import ProofInputs
 from ..request import DeployError
 

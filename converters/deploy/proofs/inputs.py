@@ -7,7 +7,7 @@ import numpy as np
 from ....keras_models.inputs.image_reading import read_image
 from ....keras_models.inputs.preprocessing import ImagePreprocessor
 from ....keras_models.registry import Variant
-from ....verify.inputs import PHOTOS, SEEDED, Inputs, fixed_inputs
+from ....verify.data.inputs import PHOTOS, SEEDED, Inputs, fixed_inputs
 from ..request import Request
 
 GOLDEN = 8

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....verify.criteria import MAX_RATIO, ROUNDED
-from ....verify.inputs import PHOTOS
+from ....verify.data.inputs import PHOTOS
 from ..contents.golden import FOLDER as GOLDEN_FOLDER
 from ..contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
 from .cleaning_tables import cleaning_tables

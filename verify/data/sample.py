@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..keras_models import kernels
-from .compare import Features
-from .criteria import LOGIT_FLOOR, MAX_RATIO, ROUNDED
+from ...keras_models import kernels
+from ..compare import Features
+from ..criteria import LOGIT_FLOOR, MAX_RATIO, ROUNDED
+from ..programs import features_of, unnormalised
 from .inputs import Inputs
-from .programs import features_of, unnormalised
 
 if TYPE_CHECKING:
-    from ..keras_models.models.model import MobileClipModel
+    from ...keras_models.models.model import MobileClipModel
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .inputs import Inputs
 from .synthetic import UNIFORM, Sampler, fan_in, output_axis
 
 if TYPE_CHECKING:
-    from .torch_models import TorchReference
+    from ..torch_models import TorchReference
 
 Arrays = dict[str, np.ndarray]
 

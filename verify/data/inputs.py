@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..keras_models.inputs.preprocessing import ImagePreprocessor
-from ..keras_models.inputs.tokenizer import Tokenizer
-from ..keras_models.registry import Variant
+from ...keras_models.inputs.preprocessing import ImagePreprocessor
+from ...keras_models.inputs.tokenizer import Tokenizer
+from ...keras_models.registry import Variant
 from . import synthetic
 
-PHOTOS = Path(__file__).parent / "photos"
+PHOTOS = Path(__file__).parents[1] / "photos"
 SEEDED = 8
 STAGE_SAMPLE = 4
 """How many images, and how many texts, are compared stage by stage, which judges nothing: it shows where errors arise.
