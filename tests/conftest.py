@@ -35,6 +35,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 # These files import PyTorch, timm, open_clip or torchvision at their top. No test of them has the marker `backend`
 # without `torch`, so an environment of one backend loses nothing that it is asked for.
 NEED_TORCH = (
+    "test_alongside.py",
     "test_bad_files.py",
     "test_checkpoint.py",
     "test_cli.py",

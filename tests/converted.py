@@ -25,7 +25,7 @@ from mobileclip_keras.keras_models.store.file_names import CONVERSION_FILE
 from mobileclip_keras.keras_models.store.folder import form_folders
 from mobileclip_keras.keras_models.store.load import load_folder
 from mobileclip_keras.verify.data.inputs import fixed_inputs
-from mobileclip_keras.verify.programs import features_of, unnormalised
+from mobileclip_keras.verify.running.programs import features_of, unnormalised
 
 VARIANT = "mobileclip2_s0"
 MEAN = (0.5, 0.25, 0.125)

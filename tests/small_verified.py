@@ -17,7 +17,7 @@ from mobileclip_keras.keras_models.towers.folding import reparameterize
 from mobileclip_keras.verify.compare import Features, check_exact
 from mobileclip_keras.verify.data import synthetic, weight_kinds
 from mobileclip_keras.verify.data.inputs import Inputs
-from mobileclip_keras.verify.programs import features_of, unnormalised
+from mobileclip_keras.verify.running.programs import features_of, unnormalised
 from mobileclip_keras.verify.torch_models import TorchReference
 from mobileclip_keras.verify.verification import Verification, verify_model
 from mobileclip_keras.weight_maps.table import LOGIT_SCALE, NONE, Row

@@ -19,10 +19,10 @@ from mobileclip_keras.keras_models.kernels import processor
 from mobileclip_keras.verify import precision
 from mobileclip_keras.verify.compare import ExactCheck, Features, RoundingCheck, measure_cost
 from mobileclip_keras.verify.precision import FLOAT32_BITS, full_float32, kept_bits, switches
-from mobileclip_keras.verify.programs import COMPILE_EACH_FORM, DIRECT
-from mobileclip_keras.verify.programs import COMPILED as COMPILED_NAMES
 from mobileclip_keras.verify.reason import find_reason
 from mobileclip_keras.verify.report import render
+from mobileclip_keras.verify.running.programs import COMPILE_EACH_FORM, DIRECT
+from mobileclip_keras.verify.running.programs import COMPILED as COMPILED_NAMES
 from mobileclip_keras.verify.verification import Verification
 
 from .converter_support import S0, arrays, write

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,11 @@ import numpy as np
 from ..keras_models import kernels
 from ..keras_models.kernels.processor import processor_name
 from ..keras_models.models.copying import copy_model
-from ..keras_models.models.features import logit_bias, logit_scale
 from .compare import (
     Cost,
     ExactCheck,
     Features,
     RoundingCheck,
-    check_exact,
     check_rounding,
     measure_cost,
     stage_errors,
@@ -25,15 +24,18 @@ from .compare import (
 from .data.inputs import Inputs
 from .data.sample import Sample, take_sample
 from .precision import FLOAT32_BITS, full_float32, kept_bits, switches
-from .programs import Encode, features_of, fingerprint, inputs_of, programs, unnormalised
 from .reason import find_reason
+from .running.alongside import Once, Steps, each, may_be_at_once, torch_alongside
+from .running.keras_side import KerasSide, MakeModel, run_keras
+from .running.programs import features_of, unnormalised
+from .running.torch_side import TorchSide, run_torch
 
 if TYPE_CHECKING:
     from ..keras_models.models.model import MobileClipModel
     from .torch_models import TorchReference
 
-MakeModel = Callable[[str, str], "MobileClipModel"]
-"""(form, dtype) -> the converted model in that form, computing in that dtype."""
+AT_ONCE = 200e6
+"""Both forms of a larger model are verified one after the other: in float64 they would take up 3 GB at once."""
 
 DEFAULT = "float32 as the device computes it by default"
 
@@ -144,49 +146,47 @@ def verify_model(
         texts=inputs.texts if reference.has_text else (),
     )
     found = switches()
+    lines = Steps(progress)
+    known: Once[tuple[str, str], np.ndarray] = Once()
+
+    def keras_side(form: str) -> KerasSide:
+        compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
+        side = run_keras(make_model, form, inputs, known, compile_it, thorough, lines.of(form))
+        lines.end(form)
+        return side
+
+    def torch_side() -> TorchSide:
+        side = run_torch(reference, inputs, lines.of("PyTorch"))
+        lines.end("PyTorch")
+        return side
+
     with full_float32():
         verification.device = _device(found)
         verification.kept_bits = kept_bits()
-        torch64, truth, torch32 = _run_torch(verification, reference, inputs, progress)
-    verification.features = torch64
-    verification.sample = take_sample(torch64, inputs)
-    verification.logits["torch"] = torch64.logits()
-    known: dict[tuple[str, str], np.ndarray] = {}
-    computed: dict[tuple[str, str], Features] = {}
-    for form in forms:
-        with full_float32():
-            progress(f"Keras in float64, {form} form")
-            with kernels.float64_enabled(), kernels.without_gradients():
-                keras64, scale, bias = _in_float64(make_model(form, "float64"), inputs, known)
-            scales = (scale, reference.logit_scale()) if reference.has_image and reference.has_text else None
-            verification.exact.append(check_exact(form, keras64, torch64, scales, (bias, reference.logit_bias)))
-            model = make_model(form, "float32")
-            compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
-            for program, encoders in programs(model, compile_it, thorough).items():
-                progress(f"Keras in float32, {form} form, {program}")
-                computed[form, program] = _features(model, program, encoders, inputs, known)
-                verification.logits[form] = computed[form, program].logits()
-            with kernels.without_gradients():
-                verification.stages[form] = stage_errors(_keras_stages(model, inputs.sample()), truth)
-        if form == forms[0]:
-            with kernels.without_gradients():
-                verification.costs = _costs(model, torch64, inputs, progress)
+        at_once = may_be_at_once() and reference.parameters() <= AT_ONCE
+        with torch_alongside(torch_side, lines) as wait_for_torch:
+            ours = each({form: partial(keras_side, form) for form in forms}, at_once, lines)
+            torch = wait_for_torch()
+    verification.features = torch.features
+    verification.sample = take_sample(torch.features, inputs)
+    verification.logits = {"torch": torch.features.logits()} | {
+        form: list(computed.programs.values())[-1].logits() for form, computed in ours.items()
+    }
+    verification.stages = {"torch": stage_errors(torch.stages32, torch.stages)} | {
+        form: stage_errors(computed.stages, torch.stages) for form, computed in ours.items()
+    }
+    verification.exact = [computed.check(form, torch.features, reference) for form, computed in ours.items()]
+    with kernels.without_gradients():
+        verification.costs = _costs(ours[forms[0]].model, torch.features, inputs, progress)
     with full_float32():
-        verification.rounding = _judge(verification, computed, torch32, reference, inputs, progress)
-    verification.torch_runs = len(torch32)
+        verification.rounding = _judge(verification, ours, torch.runs, reference, inputs, progress)
+    verification.torch_runs = len(torch.runs)
     return verification
-
-
-def _in_float64(
-    model: "MobileClipModel", inputs: Inputs, known: dict[tuple[str, str], np.ndarray]
-) -> tuple[Features, float, float | None]:
-    """The features of all inputs, not normalised, the factor of the logits, and what is added to them."""
-    return _features(model, "float64", unnormalised(model), inputs, known), logit_scale(model), logit_bias(model)
 
 
 def _judge(
     verification: Verification,
-    computed: dict[tuple[str, str], Features],
+    ours: dict[str, KerasSide],
     torch32: list[Features],
     reference: "TorchReference",
     inputs: Inputs,
@@ -198,7 +198,8 @@ def _judge(
     def checks() -> list[RoundingCheck]:
         return [
             check_rounding(form, program, features, torch32, verification.features)
-            for (form, program), features in computed.items()
+            for form, computed in ours.items()
+            for program, features in computed.programs.items()
         ]
 
     found = checks()
@@ -214,72 +215,6 @@ def _judge(
         torch32.append(run(single, way, inputs))
         found = checks()
     return found
-
-
-def _run_torch(
-    verification: Verification, reference: "TorchReference", inputs: Inputs, progress: Callable[[str], None]
-) -> tuple[Features, dict[str, np.ndarray], list[Features]]:
-    """PyTorch's features in float64, its stages of the sample in float64, and its features in float32, run by run."""
-    from .torch_models.runs import RUNS, run
-
-    progress("PyTorch in float64")
-    torch64, truth = _torch_stages(reference, inputs)
-    progress("PyTorch in float32")
-    single = reference.to("float32")
-    first, stages = _torch_stages(single, inputs)
-    verification.stages["torch"] = stage_errors(stages, truth)
-    torch32 = [first]
-    for way in RUNS:
-        progress(f"PyTorch in float32, {way.name}")
-        torch32.append(run(single, way, inputs))
-    return torch64, truth, torch32
-
-
-def _torch_stages(reference: "TorchReference", inputs: Inputs) -> tuple[Features, dict[str, np.ndarray]]:
-    """The features of all inputs, and every stage of the sample."""
-    image = reference.image_stages(inputs.images, inputs.sampled_images) if reference.has_image else {}
-    text = reference.text_stages(inputs.tokens, inputs.sampled_texts) if reference.has_text else {}
-    features = Features(image.get("features"), text.get("features"))
-    if image:
-        image["features"] = image["features"][list(inputs.sampled_images)]
-    if text:
-        text["features"] = text["features"][list(inputs.sampled_texts)]
-    return features, _named(image, text)
-
-
-def _keras_stages(model: "MobileClipModel", sample: Inputs) -> dict[str, np.ndarray]:
-    image = {} if model.image_encoder is None else model.image_encoder.stage_outputs(sample.images)
-    text = {} if model.text_encoder is None else model.text_encoder.stage_outputs(sample.tokens)
-    return {name: keras.ops.convert_to_numpy(value) for name, value in _named(image, text).items()}
-
-
-def _named(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
-    return {f"{tower} {name}": value for tower, d in (("image", image), ("text", text)) for name, value in d.items()}
-
-
-def _features(
-    model: "MobileClipModel",
-    program: str,
-    encoders: dict[str, Encode],
-    inputs: Inputs,
-    known: dict[tuple[str, str], np.ndarray],
-) -> Features:
-    """A program's features of all inputs. A tower that is the same in another form is not run again.
-
-    Args:
-        model: whose features.
-        program: its name, and the dtype where that differs.
-        encoders: the program's, by tower.
-        inputs: the fixed inputs.
-        known: what was computed so far, by program and the tower's fingerprint. What is computed now is added.
-    """
-    found = {}
-    for tower, encode in encoders.items():
-        key = (program, fingerprint(model, tower))
-        if key not in known:
-            known[key] = encode(inputs_of(tower, inputs))
-        found[tower] = known[key]
-    return Features(found.get("image"), found.get("text"))
 
 
 def _costs(model: "MobileClipModel", truth: Features, inputs: Inputs, progress: Callable[[str], None]) -> list[Cost]:

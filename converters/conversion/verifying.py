@@ -20,9 +20,10 @@ from ...keras_models.towers.folding import reparameterize
 from ...verify.compare import Features
 from ...verify.data.inputs import fixed_inputs
 from ...verify.picture import draw
+from ...verify.running.keras_side import MakeModel
 from ...verify.torch_models import Layout, TorchReference, build_reference
 from ...verify.torch_models.requirements import require_packages
-from ...verify.verification import MakeModel, Verification, steps, verify_model
+from ...verify.verification import Verification, steps, verify_model
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.identify import CheckpointFormat, choose_variant, identify
 from ..hub.contents import file_hashes

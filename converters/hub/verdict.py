@@ -9,7 +9,7 @@ from typing import Any
 from ...keras_models.shown import shown_name
 from ...verify.compare import ExactCheck, RoundingCheck
 from ...verify.criteria import LARGEST_TORCH_ERROR
-from ...verify.programs import COMPILE_EACH_FORM, COMPILED, DIRECT
+from ...verify.running.programs import COMPILE_EACH_FORM, COMPILED, DIRECT
 from .record_fields import VERIFICATION_FILE
 
 AGAIN = "verify the folder again"

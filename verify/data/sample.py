@@ -8,7 +8,7 @@ import numpy as np
 from ...keras_models import kernels
 from ..compare import Features
 from ..criteria import LOGIT_FLOOR, MAX_RATIO, ROUNDED
-from ..programs import features_of, unnormalised
+from ..running.programs import features_of, unnormalised
 from .inputs import Inputs
 
 if TYPE_CHECKING:

@@ -57,6 +57,11 @@ class TorchReference:
         """The text tower itself: int64 (n, 77) to (n, embed_dim)."""
         return _present(self._text, "text")
 
+    def parameters(self) -> int:
+        """How many numbers the towers are made of."""
+        towers = [tower for tower in (self._image, self._text) if tower is not None]
+        return sum(parameter.numel() for tower in towers for parameter in tower.parameters())
+
     def encode_image(self, images: np.ndarray, batch_size: int = 8, channels_last: bool = False) -> np.ndarray:
         """Preprocessed images, (n, height, width, 3), to features before normalisation, (n, embed_dim)."""
         model = _present(self._image, "image")

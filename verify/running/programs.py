@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from ..keras_models import kernels
-from ..keras_models.models.features import FeatureModel
-from .compare import Features
-from .data.inputs import Inputs
+from ...keras_models import kernels
+from ...keras_models.models.features import FeatureModel
+from ..compare import Features
+from ..data.inputs import Inputs
 
 if TYPE_CHECKING:
-    from ..keras_models.models.model import MobileClipModel
+    from ...keras_models.models.model import MobileClipModel
 
 DIRECT = "encode"
 """The name of what runs when `encode_image` and `encode_text` are called."""
