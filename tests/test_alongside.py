@@ -102,7 +102,7 @@ def test_progress_names_what_each_side_computes() -> None:
     steps.of("train")("Keras in float64")
     steps.end("PyTorch")
     steps.of("train")("Keras in float32")
-    assert shown == ["PyTorch in float64", "PyTorch in float64; Keras in float64", "Keras in float32"]
+    assert shown == ["PyTorch in float64", "PyTorch in float64, Keras in float64", "Keras in float32"]
 
 
 def test_jobs_in_threads_compute_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:

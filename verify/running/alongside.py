@@ -38,7 +38,7 @@ class Steps:
                 raise StoppedError
             with self._lock:
                 self._running[side] = step
-                self._progress("; ".join(self._running.values()))
+                self._progress(", ".join(self._running.values()))
 
         return report
 

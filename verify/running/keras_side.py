@@ -55,13 +55,13 @@ def run_keras(
     progress: Callable[[str], None],
 ) -> KerasSide:
     """Keras' side of a form, in float64 and by every program in float32. `known` is as for `_features`."""
-    progress(f"Keras in float64, {form} form")
+    progress(f"{form} form float64")
     with kernels.float64_enabled(), kernels.without_gradients():
         keras64, scale, bias = _in_float64(make_model(form, "float64"), inputs, known)
     model = make_model(form, "float32")
     found = {}
     for program, encoders in programs(model, compile_it, thorough).items():
-        progress(f"Keras in float32, {form} form, {program}")
+        progress(f"{form} form {program}")
         found[program] = _features(model, program, encoders, inputs, known)
     with kernels.without_gradients():
         stages = _keras_stages(model, inputs.sample())

@@ -31,14 +31,14 @@ def run_torch(reference: "TorchReference", inputs: Inputs, progress: Callable[[s
     """PyTorch's side, in float64 and in every run in float32."""
     from ..torch_models.runs import RUNS, run
 
-    progress("PyTorch in float64")
+    progress("PyTorch float64")
     torch64, truth = _torch_stages(reference, inputs)
-    progress("PyTorch in float32")
+    progress("PyTorch float32")
     single = reference.to("float32")
     first, stages = _torch_stages(single, inputs)
     torch32 = [first]
-    for way in RUNS:
-        progress(f"PyTorch in float32, {way.name}")
+    for number, way in enumerate(RUNS, 2):
+        progress(f"PyTorch float32 again, {number} of {1 + len(RUNS)}")
         torch32.append(run(single, way, inputs))
     return TorchSide(torch64, truth, stages, torch32)
 
