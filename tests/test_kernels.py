@@ -68,11 +68,16 @@ ATTENTION_AT = [
     for bias in ((normal(24),), ())
     for positions in ([[5], [0]], [[1, 2, 2, 5], [5, 4, 3, 0]])
 ]
+BATCH_NORM: dict[str, Any] = {"mean": normal(8), "variance": positive(8), "momentum": 0.9, "epsilon": 1e-2}
 NORMS = [
     case("layer_norm", normal(2, 5, 8), normal(8), normal(8), epsilon=1e-2),
     case("layer_norm", normal(5, 8), normal(8), normal(8), epsilon=1e-5),
     case("batch_norm", normal(2, 3, 4, 8), normal(8), positive(8), normal(8), normal(8), epsilon=1e-2),
     case("batch_moments", normal(2, 3, 4, 8)),
+    *(
+        case("batch_norm_in_training", normal(*shape, 8), normal(8), normal(8), **BATCH_NORM)
+        for shape in ((2, 3, 4), (2, 5), (5,), (1,))
+    ),
 ]
 OTHERS = [
     case("gelu", normal(3, 7)),
@@ -302,6 +307,35 @@ def test_norms_by_their_definitions() -> None:
     assert error(made_plain("batch_norm", given, {"epsilon": 1e-2}), expected) < EXACT
     expected = np.concatenate([states.mean((0, 1)), states.var((0, 1))])
     assert error(made_plain("batch_moments", (states,), {}), expected) < EXACT
+
+
+def test_batch_norm_in_training_by_its_definition() -> None:
+    states, gamma, beta = normal(2, 5, 8), normal(8), normal(8)
+    mean, variance = states.mean((0, 1)), states.var((0, 1))
+    outputs = (states - mean) / np.sqrt(variance + 1e-2) * gamma + beta
+    moved = [0.9 * BATCH_NORM["mean"] + 0.1 * mean, 0.9 * BATCH_NORM["variance"] + 0.1 * variance * 10 / 9]
+    expected = np.concatenate([outputs.reshape(-1), *moved])
+    assert error(made_plain("batch_norm_in_training", (states, gamma, beta), BATCH_NORM), expected) < EXACT
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batch_norm_in_training_equals_the_plain_one_in_lower_precision(dtype: str) -> None:
+    """TensorFlow's own operation takes no float64."""
+    images, gamma, beta = normal(4, 6, 5, 8).astype("float32"), positive(8).astype("float32"), normal(8)
+    options = {
+        name: np.float32(value) if isinstance(value, np.ndarray) else value for name, value in BATCH_NORM.items()
+    }
+    arrays = tuple(keras.ops.cast(array, dtype) for array in (images, gamma, beta))
+    own, truth = (call(module.batch_norm_in_training, options) for module in (kernels, plain))
+    weights = np.cos(np.arange(images.size + 16, dtype="float32"))
+    exactly = 2e-6 if dtype == "float32" else 2e-2
+    made, expected = own(*arrays), truth(*arrays)
+    for mine, theirs in zip(made, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert error(*(keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in (mine, theirs))) < exactly
+    if dtype == "float32":
+        for mine, theirs in zip(gradients(own, arrays, weights), gradients(truth, arrays, weights), strict=True):
+            assert error(mine, theirs) < 2e-5
 
 
 def test_the_others_by_their_definitions() -> None:

@@ -26,6 +26,9 @@ Picks = Tensor | slice
 TERMS_OF_GROUP = 64
 """`dense_of_vectors` adds up at most so many products one after the other."""
 
+SMALLEST_GROUP = 8
+"""Many smaller groups would be one long sum again."""
+
 MASKED = -30_000.0
 """Added to the scores of positions that are not to be seen. e to the power of it is 0 in every dtype, float16 holds it,
 and 0 times it is 0, where 0 times infinity would not be."""
@@ -126,7 +129,7 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
     """
     length = kernel.shape[0]
     group = math.gcd(length, TERMS_OF_GROUP)
-    if group < 8 or group == length:  # many small groups would be one long sum again
+    if group < SMALLEST_GROUP or group == length:
         return inputs @ kernel
     # Plain products of slices: converters to other runtimes, and their integer kernels, know these as dense layers.
     starts = range(0, length, group)
@@ -311,6 +314,46 @@ def batch_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = ops.cast(inputs, _float32_at_least(keras.backend.standardize_dtype(inputs.dtype)))
     return ops.moments(wide, axes=list(range(len(inputs.shape) - 1)))
+
+
+def batch_norm_in_training(
+    inputs: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    epsilon: float,
+    root: Callable[[Tensor], Tensor] = _root,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation by the batch's own statistics, and the averages that these move.
+
+    As in PyTorch, a batch is normalised by its biased variance and moves the average by its unbiased one.
+
+    Args:
+        inputs: float (..., channels).
+        gamma: float (channels,).
+        beta: float (channels,).
+        mean: float (channels,), the moving average, in float32 at least.
+        variance: as `mean`.
+        momentum: how much of an average stays, 0 to 1.
+        epsilon: added to the variance.
+        root: the backend's square root, in the dtype that it is given.
+
+    Returns:
+        Float (..., channels) in the dtype of `inputs`, and both averages as the batch moves them.
+    """
+    batch_mean, batch_variance = batch_moments(inputs)
+    outputs = batch_norm(inputs, batch_mean, batch_variance, gamma, beta, epsilon, root)
+    dtype = keras.backend.standardize_dtype(batch_variance.dtype)
+    numbers = ops.cast(math.prod(ops.shape(inputs)[:-1]), dtype)
+    unbiased = batch_variance * (numbers / ops.clip(numbers - 1.0, 1.0, float("inf")))
+    return outputs, _moved(mean, batch_mean, momentum), _moved(variance, unbiased, momentum)
+
+
+def _moved(average: Tensor, value: Tensor, momentum: float) -> Tensor:
+    dtype = keras.backend.standardize_dtype(average.dtype)
+    return ops.stop_gradient(average * momentum + ops.cast(value, dtype) * (1.0 - momentum))
 
 
 def mean_over_positions(inputs: Tensor) -> Tensor:

@@ -59,6 +59,20 @@ def batch_norm(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, eps
     return plain.batch_norm(inputs, mean, variance, gamma, beta, epsilon, tf.sqrt)
 
 
+def batch_norm_in_training(
+    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, momentum: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One operation forward and one backward. It takes images, and no float64."""
+    if len(inputs.shape) != 4 or inputs.dtype == tf.float64:
+        return plain.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon, tf.sqrt)
+    gamma, beta = tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32)
+    options = {"epsilon": epsilon, "exponential_avg_factor": 1 - momentum, "is_training": True}
+    outputs, *moved = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, **options
+    )[:3]
+    return outputs, *moved
+
+
 def embed(table: Any, ids: Any) -> Tensor:
     """A look-up of a plain list of ids of 32 bits, which LiteRT has an operation for. Keras' own also takes negative
     ids, which there are none of, and has seven operations more."""

@@ -5,6 +5,7 @@ layer norms without Keras' casts took 10 to 15 % off the image towers and 1.5 of
 (benchmarks/inference.py).
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -65,6 +66,21 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
     return outputs if activation is None else activation(outputs)
 
 
+def dense_of_vectors(inputs: Any, kernel: Any) -> Tensor:
+    """The groups of plain.py as one batched product. Slices would each be an operation, and three for the gradient."""
+    length, units = kernel.shape
+    group = math.gcd(length, plain.TERMS_OF_GROUP)
+    if group < plain.SMALLEST_GROUP or group == length:
+        return inputs @ kernel
+    parts = inputs.reshape(-1, length // group, group).transpose(0, 1)
+    return (parts @ kernel.reshape(-1, group, units)).sum(0)
+
+
+def embed(table: Any, ids: Any) -> Tensor:
+    """Keras' own also takes negative ids, which there are none of, and has eleven operations more."""
+    return torch.nn.functional.embedding(ids, table)
+
+
 def attention(packed: Any, heads: int, causal: bool) -> Tensor:
     """The one kernel that never writes the scores to memory, given views, not copies."""
     batch, length, channels = packed.shape
@@ -79,6 +95,19 @@ def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
     if not inputs.dtype == gamma.dtype == beta.dtype:
         return plain.layer_norm(inputs, gamma, beta, epsilon)
     return torch.layer_norm(inputs, gamma.shape, gamma, beta, epsilon)
+
+
+def batch_norm_in_training(
+    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, momentum: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One operation forward and one backward, where plain.py takes some 60 passes over a feature map."""
+    if inputs.numel() == inputs.shape[-1]:  # of one number PyTorch makes a variance that is not a number
+        return plain.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon)
+    moved = mean.detach().clone(), variance.detach().clone()  # PyTorch moves them in place
+    gamma, beta = gamma.to(mean.dtype), beta.to(mean.dtype)
+    switch = torch.backends.cudnn.enabled
+    outputs = torch.batch_norm(inputs.movedim(-1, 1), gamma, beta, *moved, True, 1 - momentum, epsilon, switch)
+    return outputs.movedim(1, -1), *moved
 
 
 def without_gradients() -> AbstractContextManager[Any]:

@@ -16,9 +16,9 @@ BATCH_NORM_EPSILON = 1e-5
 class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
     """Batch normalisation over the last axis with PyTorch's defaults, counting its training steps as PyTorch does.
 
-    Epsilon is 1e-5 and the moving averages keep 0.9 of their value per step (PyTorch's momentum of 0.1). The moving
-    variance is of Keras' kind, biased. The counter `num_batches_tracked` has no influence on outputs; it is kept so
-    that a checkpoint converts back whole.
+    Epsilon is 1e-5 and the moving averages keep 0.9 of their value per step (PyTorch's momentum of 0.1). As in PyTorch,
+    and not in Keras, what moves the average variance is the batch's unbiased one. The counter `num_batches_tracked` has
+    no influence on outputs; it is kept so that a checkpoint converts back whole.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -33,20 +33,20 @@ class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         if training and self.trainable:
-            self.num_batches_tracked.assign_add(ops.ones((), dtype=self.num_batches_tracked.dtype))
+            self.num_batches_tracked.assign_add(1)
             if mask is not None:
                 return super().call(inputs, training=training, mask=mask)
-            mean, variance = kernels.batch_moments(inputs)
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance)
+        variables = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        gamma, beta, mean, variance = map(ops.convert_to_tensor, variables)
+        if training and self.trainable:
+            outputs, mean, variance = kernels.batch_norm_in_training(
+                inputs, gamma, beta, mean, variance, self.momentum, self.epsilon
+            )
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         else:
-            mean, variance = self.moving_mean, self.moving_variance
-        mean, variance, gamma, beta = map(ops.convert_to_tensor, (mean, variance, self.gamma, self.beta))
-        return ops.cast(kernels.batch_norm(inputs, mean, variance, gamma, beta, self.epsilon), self.compute_dtype)
-
-    def _move(self, average: Any, value: Tensor) -> None:
-        old = ops.cast(ops.convert_to_tensor(average), keras.backend.standardize_dtype(value.dtype))
-        average.assign(old * self.momentum + value * (1.0 - self.momentum))
+            outputs = kernels.batch_norm(inputs, mean, variance, gamma, beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
