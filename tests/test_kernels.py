@@ -101,6 +101,7 @@ NOT_ARITHMETIC = {
     "half_precisions",
     "hand_over",
     "is_on_host",
+    "lay_out_as_convolved",
     "precision_switches",
     "short_variable_names",
     "tensor",
@@ -422,6 +423,34 @@ def test_variables_take_over_memory_that_is_aligned() -> None:
     assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
     seen = kernels.view(variable)
     assert seen is not None and seen.ctypes.data == array.ctypes.data
+
+
+@pytest.mark.parametrize(("shape", "depthwise"), [((3, 3, 4, 8), False), ((7, 7, 16, 1), True), ((7, 7, 16, 2), True)])
+def test_a_kernel_that_is_laid_out_keeps_its_numbers_and_takes_new_ones(
+    shape: tuple[int, ...], depthwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (RANDOM.random(shape, "float32") for _ in range(3))
+    variable = keras.Variable(first)
+    kernels.lay_out_as_convolved(variable, depthwise)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), first)
+    memory.fill(variable, second)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), second)
+    variable.assign(third)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), third)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        seen: list[bool] = []
+
+        def convolve(images: Any, filters: Any, *others: Any) -> Any:
+            seen.append(filters.is_contiguous() or filters.is_contiguous(memory_format=torch.channels_last))
+            assert filters.untyped_storage().data_ptr() == variable.value.untyped_storage().data_ptr()
+            return original(images, filters, *others)
+
+        original = torch.conv2d
+        monkeypatch.setattr(torch, "conv2d", convolve)
+        kernels.convolve(keras.ops.ones((1, 9, 9, shape[2])), variable.value, depthwise=depthwise)
+        assert seen == [True], "PyTorch would copy it for each image"
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])

@@ -494,6 +494,15 @@ def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
     variable.assign(array)
 
 
+def lay_out_as_convolved(kernel: keras.Variable, depthwise: bool) -> None:
+    """Lays a convolution's kernel out in memory as the backend convolves with it. Its shape and numbers stay.
+
+    Args:
+        kernel: as for `convolve`.
+        depthwise: as for `convolve`.
+    """
+
+
 def variables_changed(model: keras.Model) -> None:
     """Tells the backend that layers of a built model have other variables now."""
 

@@ -54,7 +54,10 @@ class Convolution(Layer):
         channels = input_shape[-1]
         last = (channels, self.filters // channels) if self.depthwise else (channels, self.filters)
         self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
+        self.bias = None
+        if self.use_bias:  # of folded forms, where no optimizer adds up tensors of other layouts
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+            kernels.lay_out_as_convolved(self.kernel, self.depthwise)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.convert_to_tensor(self.kernel)
