@@ -11,6 +11,7 @@ from jax import numpy as jnp
 
 from ..types import Tensor
 from . import plain
+from .jax_depthwise import sum_of_shifted, with_quick_gradient
 from .processor import processor_name
 
 COMPILES_EACH_OPERATION = True
@@ -35,16 +36,20 @@ def convolve(
     depthwise: bool = False,
     training: bool = False,
 ) -> Tensor:
-    """Depthwise on CPUs, compiled and without a gradient: the sum of the shifted input times each of the kernel's taps.
+    """Depthwise on CPUs, compiled: the sum of the shifted input times each of the kernel's taps.
 
-    XLA compiles depthwise kernels for CPUs to code that runs some 25 times slower than the arithmetic takes. The sum is
-    one loop over the output, which XLA vectorises over the channels. Run operation by operation it would be slow, and
-    its gradient takes minutes to compile.
+    XLA compiles depthwise kernels for CPUs to code that runs some 25 times slower than the arithmetic takes, and their
+    gradients to code that runs hundreds of times slower. The sum is one loop over the output, which XLA vectorises over
+    the channels. Run operation by operation it would be slow.
     """
-    if not depthwise or training or not compiles_for_cpu() or not isinstance(inputs, jax.core.Tracer):
+    if not depthwise or not compiles_for_cpu() or not isinstance(inputs, jax.core.Tracer):
         options: dict[str, Any] = {"strides": strides, "padding": padding, "depthwise": depthwise}
         return plain.convolve(inputs, kernel, bias, **options)
-    outputs = sum_of_shifted(inputs, kernel, strides, padding)
+    if training:
+        wide = jnp.promote_types(inputs.dtype, jnp.float32)  # so many terms are not added up in half precision
+        outputs = with_quick_gradient(inputs.astype(wide), kernel.astype(wide), strides, padding).astype(inputs.dtype)
+    else:
+        outputs = sum_of_shifted(inputs, kernel, strides, padding)
     return outputs if bias is None else outputs + bias
 
 
@@ -52,29 +57,6 @@ def convolve(
 def compiles_for_cpu() -> bool:
     """Whether XLA compiles for CPUs what layers compute."""
     return keras.distribution.list_devices()[0].startswith("cpu")
-
-
-def sum_of_shifted(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
-    """A depthwise convolution, without bias. Arguments are those of `convolve`."""
-    tall, wide = kernel.shape[:2]
-    height, width = (
-        (size + 2 * pad - length) // strides + 1
-        for size, pad, length in zip(inputs.shape[1:3], padding, (tall, wide), strict=True)
-    )
-    # One row more than needed, dropped at the end. Without it the middle one of the shifted inputs would be the input
-    # itself, which XLA would compute anew, and with it all that is added up along a residual path.
-    rows, columns = padding
-    inputs = jnp.pad(inputs, [(0, 0), (rows, rows + strides), (columns, columns), (0, 0)])
-    multiplier = kernel.shape[-1]
-    if multiplier > 1:
-        inputs = jnp.repeat(inputs, multiplier, axis=-1)
-    taps = jnp.reshape(kernel, (tall, wide, -1))
-    total: Any = 0.0
-    for y in range(tall):
-        for x in range(wide):
-            seen = inputs[:, y : y + strides * height + 1 : strides, x : x + strides * (width - 1) + 1 : strides]
-            total = total + seen * taps[y, x]
-    return total[:, :height]
 
 
 def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) -> Tensor:
