@@ -6,7 +6,7 @@ that training, and the file in this package, hold only their rows. `Vocabulary.e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Vocabulary:
     @classmethod
     def of_captions(cls) -> "Vocabulary":
         """All ids that captions consist of."""
-        return cls(np.unique(Tokenizer()(captions.all_phrases())).astype(np.int64))
+        return cls(np.unique(_tokenizer()(captions.all_phrases())).astype(np.int64))
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -47,11 +47,16 @@ class Vocabulary:
 
     def rows(self, texts: Sequence[str]) -> np.ndarray:
         """Texts as rows of the small embedding, int64 (n, 77)."""
-        return self.row_of_id[Tokenizer()(list(texts))]
+        return self.row_of_id[_tokenizer()(list(texts))]
 
     def embedding(self, small: np.ndarray) -> np.ndarray:
         """The embedding of all ids, (49408, width), from that of the rows, (n + 1, width)."""
         return small[self.row_of_id]
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer()
 
 
 def with_unknown_words(rows: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
