@@ -11,19 +11,11 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import get_variant
 from ...keras_models.store.file_names import CONVERSION_FILE, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
-<<<<<<< HEAD
 from ...keras_models.store.foreign.foreign_files import check_regular
 from ...keras_models.store.foreign.json_fields import fields, problems
 from ...keras_models.store.foreign.json_file import read_json
 from ...keras_models.store.writing.own_files import sha256, sha256_of_written
-from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
-=======
-from ...keras_models.store.foreign_files import check_regular
-from ...keras_models.store.json_fields import fields, problems
-from ...keras_models.store.json_file import read_json
-from ...keras_models.store.own_files import sha256
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, render_card
->>>>>>> 21bf071 (A world of generated shapes, with captions and a zero-shot task, and a variant of our own to learn it)
 from .model_card import PICTURE_FILE as PICTURE_FILE
 from .record_fields import RECORDS
 from .record_fields import VERIFICATION_FILE as VERIFICATION_FILE
