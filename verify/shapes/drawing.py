@@ -19,7 +19,7 @@ RGB = {
     "white": (248, 248, 246),
     "gray": (130, 130, 132),
 }
-RADII = {0: (0.12, 0.15), 1: (0.18, 0.23), 2: (0.29, 0.42)}
+RADII = {0: (0.14, 0.17), 1: (0.19, 0.25), 2: (0.3, 0.42)}
 """From the middle of a shape to its farthest point, by its size, as parts of the picture's side."""
 _SCALE = 2
 """Pictures are drawn this much larger than they are wanted."""
@@ -42,7 +42,7 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 64, plain: bool = F
     side = size * _SCALE
     picture = _background(scene, rng, side)
     if scene.count:
-        wobble = 0.0 if rng.random() < 0.5 else rng.uniform(0.01, 0.045)
+        wobble = 0.0 if rng.random() < 0.5 else rng.uniform(0.01, 0.035)
         colour = tint(scene.colour, rng)
         for x, y, radius in _places(scene, rng):
             points = (outline(scene.shape, rng, wobble) * radius + (x, y)) * side
@@ -69,7 +69,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
         row, column = divmod(scene.position, 3)
         x, y = (_along(place, radius, rng) for place in (column, row))
         return [(x, y, radius)]
-    return _scattered(scene.count, rng, 0.13 if TEXTURES[scene.texture] in ("filled", "outlined") else 0.15)
+    return _scattered(scene.count, rng, 0.15 if TEXTURES[scene.texture] in ("filled", "outlined") else 0.16)
 
 
 def _along(third: int, radius: float, rng: np.random.Generator) -> float:
@@ -83,7 +83,7 @@ def _along(third: int, radius: float, rng: np.random.Generator) -> float:
 
 def _scattered(count: int, rng: np.random.Generator, smallest: float) -> list[tuple[float, float, float]]:
     """Places that do not overlap, tried with smaller shapes where larger ones do not fit."""
-    radius = rng.uniform(smallest, 0.22 if count < 4 else 0.18)
+    radius = rng.uniform(smallest, 0.22 if count < 4 else 0.19)
     while True:
         places: list[tuple[float, float, float]] = []
         for _ in range(40):
@@ -146,12 +146,12 @@ def _as_seen(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.15:
         picture = _bordered(picture, rng)
     if rng.random() < 0.25:
-        other = round(size * rng.uniform(0.65, 0.95))
+        other = round(size * rng.uniform(0.75, 0.95))
         picture = picture.resize((other, other), Image.Resampling.BILINEAR).resize(
             (size, size), Image.Resampling.BILINEAR
         )
     if rng.random() < 0.15:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.7)))
     if rng.random() < 0.4:
         picture = _lit(picture, rng)
     return picture
@@ -170,5 +170,5 @@ def _lit(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     ramp = np.linspace(-0.5, 0.5, len(pixels), dtype=np.float32)
     slope_x, slope_y = rng.uniform(-0.16, 0.16, 2)
     light = rng.uniform(0.9, 1.04) + ramp[:, None] * slope_y + ramp[None] * slope_x
-    noise = rng.standard_normal(pixels.shape, np.float32) * rng.uniform(0, 8)
+    noise = rng.standard_normal(pixels.shape, np.float32) * rng.uniform(0, 6)
     return Image.fromarray(np.clip(pixels * light[..., None] + noise, 0, 255).astype(np.uint8))

@@ -77,7 +77,7 @@ def random_scene(rng: np.random.Generator, held_out: bool = False, shapes: int |
         colour, shape = int(rng.integers(len(COLOURS))), int(rng.integers(len(SHAPES)))
         if is_held_out(colour, shape) == held_out and stands_out(colour, background, second):
             break
-    texture = int(rng.choice(len(TEXTURES), p=(0.38, 0.14, 0.14, 0.12, 0.22)))
+    texture = int(rng.choice(len(TEXTURES), p=(0.43, 0.13, 0.1, 0.1, 0.24)))
     position = size = NONE
     if count == 1:
         size = int(rng.integers(_smallest(texture), len(SIZES)))
@@ -87,7 +87,7 @@ def random_scene(rng: np.random.Generator, held_out: bool = False, shapes: int |
 
 def _background(rng: np.random.Generator) -> tuple[int, int, int]:
     """Pattern, colour and second colour. Paper and canvases are white, so white comes often."""
-    pattern = int(rng.choice(len(PATTERNS), p=(0.85, 0.05, 0.05, 0.05)))
+    pattern = int(rng.choice(len(PATTERNS), p=(0.88, 0.04, 0.04, 0.04)))
     white = COLOURS.index("white")
     background = white if rng.random() < 0.25 else int(rng.integers(len(COLOURS)))
     if pattern == 0:
