@@ -63,10 +63,10 @@ class Options:
         asked: pictures in each part of the task at the end.
     """
 
-    alone: int = 1600
-    together: int = 900
+    alone: int = 3000
+    together: int = 1500
     batch: int = 64
-    pictures: int = 24576
+    pictures: int = 32768
     rate: float = 2e-3
     threads: int = 2
     seed: int = 0
