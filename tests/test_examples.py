@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 # What those are given that do nothing useful, or take too long, without.
-ARGUMENTS = {"train_shapes": ("--out", "out", "--steps", "3", "--batch", "16", "--pictures", "32")}
+SMALL = ("--alone", "1", "--together", "2", "--batch", "16", "--pictures", "32", "--asked", "5")
+ARGUMENTS = {"train_shapes": ("--out", "out", *SMALL)}
 # What each prints, as a pattern. An example whose features are all zero also runs, so where there are numbers the
 # patterns ask for some that only a working model gives.
 EXPECTED = {

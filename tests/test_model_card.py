@@ -14,7 +14,7 @@ from mobileclip_keras.converters.hub.model_card import (
     render_card,
     validate_card,
 )
-from mobileclip_keras.converters.hub.terms import APPLES, NOTICE, OUR_OWN, Terms
+from mobileclip_keras.converters.hub.terms import APPLES, NOTICE, OUR_OWN, Terms, bundle_terms
 from mobileclip_keras.keras_models.registry import VARIANTS, Variant
 from tests.hub.cards import card_problems
 from tests.support import ROOT
@@ -88,6 +88,13 @@ def test_weights_of_our_own_are_under_our_licence_and_nobody_calls_them_apples()
 def test_a_card_on_the_terms_of_another_publisher_is_refused(variant: str, terms: Terms) -> None:
     with pytest.raises(CardError, match=r"license is '[a-z0-9.-]+' and should be"):
         validate_card(render_card(info(variant)), terms)
+
+
+def test_a_bundle_names_the_terms_of_its_weights() -> None:
+    apples, own = (bundle_terms(VARIANTS[f"mobileclip_{name}"]) for name in ("s0", "shapes"))
+    assert apples.startswith(NOTICE) and "not for commercial use" in apples and "Apple endorses nothing" in apples
+    assert own.startswith(OUR_OWN.notice) and "Apache 2.0" in own
+    assert "commercial" not in own and "derivative" not in own and own.count("Apple") == 1
 
 
 def test_what_the_licence_asks_for_is_said() -> None:

@@ -33,6 +33,7 @@ class Terms:
         parts: the ending of the files of assets/ that hold this publisher's parts of the card.
         needed: what the card must say.
         base: how the name of the original's repository begins; "" for weights that are no copy of another's.
+        notice: the sentence that goes with the weights wherever they go.
     """
 
     license: str
@@ -41,6 +42,7 @@ class Terms:
     parts: str
     needed: tuple[str, ...]
     base: str
+    notice: str
 
     @property
     def text(self) -> str:
@@ -49,9 +51,23 @@ class Terms:
 
 
 APPLES = Terms(
-    "apple-amlr", "Apple's licence", "LICENSE_MODELS.txt", "apple", (NOTICE, "Model Derivative", CHANGES), "apple/"
+    license="apple-amlr",
+    holder="Apple's licence",
+    license_asset="LICENSE_MODELS.txt",
+    parts="apple",
+    needed=(NOTICE, "Model Derivative", CHANGES),
+    base="apple/",
+    notice=NOTICE,
 )
-OUR_OWN = Terms("apache-2.0", "this project's licence", "LICENSE_CODE.txt", "ours", ("not made by Apple", CHANGES), "")
+OUR_OWN = Terms(
+    license="apache-2.0",
+    holder="this project's licence",
+    license_asset="LICENSE_CODE.txt",
+    parts="ours",
+    needed=("not made by Apple", CHANGES),
+    base="",
+    notice="mobileclip-keras trained these weights. They are not Apple's. The licence is Apache 2.0.",
+)
 
 
 def terms_of(variant: Variant) -> Terms:
@@ -72,6 +88,12 @@ def card_parts(variant: Variant, both_towers: bool) -> dict[str, str]:
     filled = {name: Template(asset(f"{name}_{terms.parts}.md")).substitute(words).rstrip() for name in _PARTS}
     front = f"base_model: {words['base_model']}\n" if terms.base else ""
     return {**filled, "front_matter": front, "accuracy": _accuracy(variant, both_towers), "license": terms.license}
+
+
+def bundle_terms(variant: Variant) -> str:
+    """What the README of a bundle says of its licence."""
+    terms = terms_of(variant)
+    return Template(asset(f"bundle_{terms.parts}.md")).substitute(notice=terms.notice).rstrip()
 
 
 _PARTS = ("origin", "papers", "terms")

@@ -19,7 +19,7 @@ RGB = {
     "white": (248, 248, 246),
     "gray": (130, 130, 132),
 }
-RADII = {0: (0.14, 0.17), 1: (0.19, 0.25), 2: (0.3, 0.42)}
+RADII = {0: (0.16, 0.19), 1: (0.22, 0.28), 2: (0.33, 0.43)}
 """From the middle of a shape to its farthest point, by its size, as parts of the picture's side."""
 _SCALE = 2
 """Pictures are drawn this much larger than they are wanted."""
@@ -42,7 +42,7 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 64, plain: bool = F
     side = size * _SCALE
     picture = _background(scene, rng, side)
     if scene.count:
-        wobble = 0.0 if rng.random() < 0.5 else rng.uniform(0.01, 0.035)
+        wobble = 0.0 if rng.random() < 0.5 else rng.uniform(0.01, 0.025)
         colour = tint(scene.colour, rng)
         for x, y, radius in _places(scene, rng):
             points = (outline(scene.shape, rng, wobble) * radius + (x, y)) * side
@@ -69,7 +69,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
         row, column = divmod(scene.position, 3)
         x, y = (_along(place, radius, rng) for place in (column, row))
         return [(x, y, radius)]
-    return _scattered(scene.count, rng, 0.15 if TEXTURES[scene.texture] in ("filled", "outlined") else 0.16)
+    return _scattered(scene.count, rng, 0.16 if TEXTURES[scene.texture] in ("filled", "outlined") else 0.17)
 
 
 def _along(third: int, radius: float, rng: np.random.Generator) -> float:
@@ -83,7 +83,7 @@ def _along(third: int, radius: float, rng: np.random.Generator) -> float:
 
 def _scattered(count: int, rng: np.random.Generator, smallest: float) -> list[tuple[float, float, float]]:
     """Places that do not overlap, tried with smaller shapes where larger ones do not fit."""
-    radius = rng.uniform(smallest, 0.22 if count < 4 else 0.19)
+    radius = rng.uniform(smallest, 0.23 if count < 4 else 0.2)
     while True:
         places: list[tuple[float, float, float]] = []
         for _ in range(40):

@@ -25,25 +25,15 @@ def outline(shape: int, rng: np.random.Generator, wobble: float) -> np.ndarray:
     points = _resampled(corners)
     if wobble:
         points = points * (1 + wobble * _waves(rng, len(points)))[:, None]
-    return points @ _rotation(_angle(SHAPES[shape], rng))
+    return points @ _rotation(_angle(rng))
 
 
 def _circle(rng: np.random.Generator) -> np.ndarray:
     return _arc(0, 2 * np.pi, POINTS) * rng.uniform(0.94, 1.0, 2)
 
 
-def _oval(rng: np.random.Generator) -> np.ndarray:
-    flat = rng.uniform(0.42, 0.62)
-    return _arc(0, 2 * np.pi, POINTS) * ((1, flat) if rng.random() < 0.7 else (flat, 1))
-
-
 def _square(rng: np.random.Generator) -> np.ndarray:
     return _box(0.78, 0.78 * rng.uniform(0.94, 1.06))
-
-
-def _rectangle(rng: np.random.Generator) -> np.ndarray:
-    flat = 0.92 * rng.uniform(0.38, 0.6)
-    return _box(0.92, flat) if rng.random() < 0.7 else _box(flat, 0.92)
 
 
 def _triangle(rng: np.random.Generator) -> np.ndarray:
@@ -71,11 +61,6 @@ def _cross(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([quarter @ _rotation(turn * np.pi / 2) for turn in range(4)])
 
 
-def _diamond(rng: np.random.Generator) -> np.ndarray:
-    half = rng.uniform(0.6, 0.8)
-    return np.array([(0, -1), (half, 0), (0, 1), (-half, 0)], np.float64)
-
-
 def _moon(rng: np.random.Generator) -> np.ndarray:
     """A crescent: a wide arc there, a narrower one back."""
     bulge = rng.uniform(0.35, 0.6)
@@ -83,33 +68,19 @@ def _moon(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([there, back]) * (rng.choice((-1, 1)), 1)
 
 
-def _arrow(rng: np.random.Generator) -> np.ndarray:
-    neck, shaft, head = rng.uniform(0.0, 0.25), rng.uniform(0.16, 0.28), rng.uniform(0.55, 0.75)
-    upper = [(-1, -shaft), (neck, -shaft), (neck, -head), (1, 0)]
-    return np.array([*upper, (neck, head), (neck, shaft), (-1, shaft)], np.float64)
-
-
 _OUTLINES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
-    "rectangle": _rectangle,
-    "oval": _oval,
     "star": _star,
     "heart": _heart,
     "cross": _cross,
-    "diamond": _diamond,
     "moon": _moon,
-    "arrow": _arrow,
 }
 
 
-def _angle(shape: str, rng: np.random.Generator) -> float:
-    """How far a shape is turned. A square on its tip would be a diamond, so most turn little."""
-    if shape == "arrow":
-        return float(rng.integers(4) * np.pi / 2 + rng.normal(0, 0.15))
-    if shape == "cross":
-        return float(rng.choice((0, np.pi / 4), p=(0.7, 0.3)) + rng.normal(0, 0.1))
+def _angle(rng: np.random.Generator) -> float:
+    """How far a shape is turned. A square on its tip would be a diamond, so all turn little."""
     return float(np.clip(rng.normal(0, 0.1), -0.2, 0.2))
 
 

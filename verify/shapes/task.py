@@ -1,4 +1,8 @@
-"""The zero-shot task: pictures of combinations that training never showed, and all labels there could be."""
+"""The zero-shot task: questions about pictures of combinations that training never showed.
+
+What is it? All colours and shapes are offered. How many, where, of which texture, before what? The labels name the
+picture's own colour and shape, and every number, place, texture or background.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +30,15 @@ class Part:
     Attributes:
         name: what is asked for: "object", "count", "position", "texture" or "background".
         images: uint8 (n, 64, 64, 3). Each shows a colour and a shape that training never showed together.
-        labels: every possible answer: all colours and shapes, those that training showed too.
+        labels: every possible answer to all pictures: all colours and shapes, those that training showed too.
+        offered: bool (n, labels), which labels are offered for which picture.
         answers: int64 (n,), which label is right.
     """
 
     name: str
     images: np.ndarray
     labels: tuple[str, ...]
+    offered: np.ndarray
     answers: np.ndarray
 
 
@@ -97,7 +103,7 @@ def accuracy(
     encode_texts: Callable[[list[str]], np.ndarray],
     asked: Sequence[Part] | None = None,
 ) -> Accuracy:
-    """How often the label whose features are nearest to a picture's is the right one.
+    """How often the label whose features are nearest to a picture's, of those that are offered, is the right one.
 
     Args:
         encode_images: from uint8 (n, 64, 64, 3) to features (n, d), of any length.
@@ -108,7 +114,8 @@ def accuracy(
     for part in parts() if asked is None else asked:
         images = _unit(encode_images(part.images))
         texts = _unit(encode_texts(list(part.labels)))
-        right[part.name] = int(((images @ texts.T).argmax(1) == part.answers).sum())
+        similar = np.where(part.offered, images @ texts.T, -np.inf)
+        right[part.name] = int((similar.argmax(1) == part.answers).sum())
         counts[part.name] = len(part.answers)
     return Accuracy(right, counts)
 
@@ -116,13 +123,15 @@ def accuracy(
 @cache
 def _part(name: str, pictures: int, held_out: bool) -> Part:
     labels, index = _LABELS[name]()
-    images, answers = [], []
+    images, offered, answers = [], [], []
     for number in range(pictures):
         rng = np.random.default_rng([SEED, NAMES.index(name), number])
         scene = _scene(name, held_out, rng)
         images.append(np.asarray(draw(scene, rng)))
-        answers.append(index[_key(name, scene)])
-    return Part(name, np.stack(images), labels, np.array(answers))
+        key = _key(name, scene)
+        offered.append([name == "object" or key[:2] == other[:2] for other in index])
+        answers.append(index[key])
+    return Part(name, np.stack(images), labels, np.array(offered), np.array(answers))
 
 
 def _scene(name: str, held_out: bool, rng: np.random.Generator) -> Scene:
@@ -130,15 +139,14 @@ def _scene(name: str, held_out: bool, rng: np.random.Generator) -> Scene:
     if name == "count":
         return random_scene(rng, held_out, shapes=int(rng.integers(1, 6)))
     scene = random_scene(rng, held_out, shapes=1)
+    while name in ("texture", "background") and PATTERNS[scene.pattern] != "plain":
+        scene = random_scene(rng, held_out, shapes=1)
     if name == "position":  # large shapes are in the middle
         texture_needs = 0 if TEXTURES[scene.texture] in ("filled", "outlined") else 1
         return replace(scene, position=int(rng.integers(len(POSITIONS))), size=max(int(rng.integers(2)), texture_needs))
     if name == "texture":
         texture = int(rng.integers(len(TEXTURES)))
         return replace(scene, texture=texture, size=max(scene.size, SIZES.index("medium")))
-    if name == "background":
-        while PATTERNS[scene.pattern] != "plain":
-            scene = random_scene(rng, held_out, shapes=1)
     return scene
 
 

@@ -21,7 +21,8 @@ from ....keras_models.store.foreign.json_fields import (
 )
 from ....keras_models.store.foreign.json_file import JsonError, read_json
 from ....keras_models.store.writing.own_files import sha256 as file_sha256
-from ...hub.model_card import LICENSE_FILE, NOTICE
+from ...hub.model_card import LICENSE_FILE
+from ...hub.terms import terms_of
 from ..request import LARGEST_BATCH, LARGEST_SIDE, RECIPES, TOWERS, DeployError, Request
 from ..runtimes.registry import RUNTIMES
 from .golden import FILE as GOLDEN_FILE
@@ -63,6 +64,7 @@ def describe(
         preprocessor: of images; None without the image tower.
         tokenizer: what remains of the differences of tokenizer.json; None without the text tower.
     """
+    terms = terms_of(variant)
     about: dict[str, Any] = {
         "program": "mobileclip-keras",
         "format": FORMAT,
@@ -77,7 +79,7 @@ def describe(
             "source": conversion["source"],
             "computes_like": conversion.get("computes_like", "training"),
         },
-        "licence": {"name": "apple-amlr", "file": LICENSE_FILE, "notice": NOTICE},
+        "licence": {"name": terms.license, "file": LICENSE_FILE, "notice": terms.notice},
         "towers": made["parts"],
         "scores": {
             "logit_scale": made["logit_scale"],
