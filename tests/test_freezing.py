@@ -10,7 +10,7 @@ from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.verify.data import synthetic
 
 from .small import small_model
-from .support import from_keras_file, from_pretrained
+from .support import from_keras_file, from_pretrained, nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -31,7 +31,7 @@ def of_norms(paths: set[str]) -> set[str]:
     return {path for path in paths if path.endswith(parts) and "layer_scale" not in path}
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_a_frozen_norm_neither_learns_nor_moves_its_statistics() -> None:
     model = small_model("small_vit", "small_mct_of_64_words")
     model.freeze(norms=True)
@@ -41,6 +41,7 @@ def test_a_frozen_norm_neither_learns_nor_moves_its_statistics() -> None:
     assert len(of_norms(moved_by_fit(model))) > 20
 
 
+@pytest.mark.nightly
 def test_frozen_towers_stay_frozen_once_loaded(tmp_path: Path) -> None:
     model = small_model("small_vit", "small_mct_of_64_words")
     model.freeze(text=True, norms=True)

@@ -16,6 +16,7 @@ from mobileclip_keras.keras_models.training.lora import adaptable_layers
 from mobileclip_keras.verify.data import synthetic
 
 from .small import small_model
+from .support import nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -43,7 +44,7 @@ def values(model: MobileClipModel) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.weights]
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_only_adapters_of_attention_and_feed_forward_are_trained() -> None:
     model = small_model("small_vit", TEXT)
     before = features(model)
@@ -61,7 +62,7 @@ def test_only_adapters_of_attention_and_feed_forward_are_trained() -> None:
     assert np.abs(features(model) - before).max() > 1e-4
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_adapters_are_saved_alone_and_merged(tmp_path: Path) -> None:
     model = adapted()
     expected = features(model)

@@ -13,6 +13,7 @@ from mobileclip_keras.keras_models.training.optimizer import fine_tuning_recipe
 from mobileclip_keras.verify.data import synthetic
 
 from .small import small_model
+from .support import nightly_on
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -51,7 +52,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
             fine_tuning_recipe(steps, warmup_steps=warmup)
 
 
-@pytest.mark.backend
+@nightly_on("jax", "tensorflow")
 def test_the_logit_scale_stays_below_100_and_is_not_stuck_there() -> None:
     model = small_model("small_vit", TEXT)
     model.freeze(image=True, text=True)

@@ -58,8 +58,13 @@ def _all_parts(model: Any) -> list[Any]:
 
 
 def _set(part: Any, trainable: bool) -> None:
-    part.trainable = not trainable  # on TensorFlow, Keras passes over a flag that is set to what it is already
-    part.trainable = trainable
+    """Sets the flag of a layer and of all within, or of a variable.
+
+    On TensorFlow, Keras passes over a layer whose flag is set to what it is already, and over all within.
+    """
+    for layer in [part] if isinstance(part, keras.Variable) else [layer for _, layer in layers_by_path(part)]:
+        layer.trainable = not trainable
+        layer.trainable = trainable
 
 
 def _tower(model: Any, name: str) -> Any:

@@ -69,8 +69,9 @@ def fine_tuning_recipe(
     """AdamW and its learning rate, which rises in a line and then falls as a cosine.
 
     Weight decay leaves out norms, biases and the logit scale. The logit scale stays at most 100 in any training, as the
-    variable itself has that limit. Source: CLIP (arXiv 2103.00020), section 2.5; Apple's own training has learning rate
-    1e-3, weight decay 0.2, beta_2 0.95 and clip_norm 1 from scratch (arXiv 2311.17049, appendix).
+    variable itself has that limit. Source: CLIP (arXiv 2103.00020), section 2.5. From scratch, Apple took a learning
+    rate of 1e-3, 1000 steps of warm-up, weight decay 0.2, beta_2 0.95 and clip_norm 1 (training/configs/ in
+    github.com/apple/ml-mobileclip).
 
     Args:
         steps: batches of the whole training.
