@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+import keras
 import numpy as np
 
 
@@ -14,15 +16,19 @@ class WeighsPairs:
     reads. Datasets and generators give (inputs, None, weights), which Keras leaves whole.
     """
 
+    @wraps(keras.Model.fit)  # so that its arguments can be looked up
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         return self._weighed(super().fit, args, kwargs)  # type: ignore[misc]
 
+    @wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         return self._weighed(super().evaluate, args, kwargs)  # type: ignore[misc]
 
+    @wraps(keras.Model.train_on_batch)
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self._weighed(super().train_on_batch, args, kwargs)  # type: ignore[misc]
 
+    @wraps(keras.Model.test_on_batch)
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self._weighed(super().test_on_batch, args, kwargs)  # type: ignore[misc]
 
