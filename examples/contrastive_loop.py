@@ -1,6 +1,6 @@
 """A contrastive training loop by hand, with tf.GradientTape: what `fit` does, to change as you like.
 
-The image tower is a small one of one's own here, so that a CPU is done in a minute. For a real one, start from
+The image tower is a small one of one's own here, so that a CPU is done soon. For a real one, start from
 MobileClipModel.from_pretrained("s2", form="train").
 """
 

@@ -1,6 +1,6 @@
 """Ways to fine-tune: a large batch in chunks, LoRA, a teacher, and the mean of before and after.
 
-The towers are s0's text tower and a small image tower, so that a CPU is done in minutes. For real ones, start from
+The towers are s0's text tower and a small image tower, so that a CPU is done soon. For real ones, start from
 MobileClipModel.from_pretrained("s2", form="train").
 """
 

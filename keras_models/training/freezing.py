@@ -23,6 +23,16 @@ NORMS = (
 def set_trainable(model: Any, trainable: bool, image: bool, text: bool, norms: bool) -> None:
     """Freezes or thaws towers, the norms of both towers, or, where none of them is named, the whole model.
 
+    Raises:
+        ValueError: for a tower that the model does not have.
+    """
+    set_flags(model, trainable, image, text, norms)
+    trained_parts_changed(model)
+
+
+def set_flags(model: Any, trainable: bool, image: bool = False, text: bool = False, norms: bool = False) -> None:
+    """`set_trainable`, of which nobody is told yet.
+
     Matrices that have LoRA adapters stay frozen.
 
     Raises:
@@ -41,7 +51,6 @@ def set_trainable(model: Any, trainable: bool, image: bool, text: bool, norms: b
     for _, layer in layers_by_path(model) if trainable else ():
         if has_adapters(layer):
             plain_variables(layer)[0].trainable = False
-    trained_parts_changed(model)
 
 
 def trained_parts_changed(model: Any) -> None:

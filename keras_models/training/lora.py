@@ -10,7 +10,7 @@ from ..layers.adapters import adapters_of, has_adapters, is_quantized, merged_we
 from ..layers.paths import layers_by_path
 from ..store.variables import logit_variables
 from .adapter_file import Adapter, LoraError, read_adapters, write_adapters
-from .freezing import set_trainable, trained_parts_changed
+from .freezing import set_flags, trained_parts_changed
 
 
 def enable_lora(model: Any, rank: int, alpha: float | None = None) -> None:
@@ -91,7 +91,8 @@ def merge_adapters(model: Any) -> None:
                 delattr(layer, f"lora_{layer.MATRIX}_{name}")
             layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
             layer.load_own_variables(merged)
-    set_trainable(model, True, image=False, text=False, norms=False)
+    set_flags(model, True)
+    trained_parts_changed(model)
 
 
 def adaptable_layers(model: Any) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def check_adaptable(model: Any) -> None:
 def _add(model: Any, ranks: dict[int, int], alpha: float | None) -> None:
     """Freezes a model and adds adapters to layers, which are given by identity, each with its rank."""
     # The flags of the model and of its towers stay True: Keras asks no further where one of those is False.
-    set_trainable(model, True, image=False, text=False, norms=False)
+    set_flags(model, True)
     for tower in filter(None, (model.image_encoder, model.text_encoder)):
         tower.backbone.trainable = tower.projection.trainable = False
     for variable in logit_variables(model).values():
