@@ -19,8 +19,8 @@ from arguments import JSON, Backend
 from rich.console import Console
 from rich.table import Table
 
-BATCHES = (256, 512, 1024)
-CHUNK = 32
+BATCHES = (64, 128, 256)
+CHUNK = 16
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -17,7 +17,6 @@ from ..store.load import load_pretrained
 from ..store.model_config import check_towers
 from ..store.save import SavesItself, save_folder
 from ..towers.folding import reparameterize
-from ..training.class_weights import check_class_weight
 from ..training.losses import contrastive_loss, sigmoid_loss
 from ..training.optimizer import MAX_LOG_LOGIT_SCALE, MAX_LOGIT_SCALE, AtMost
 from ..types import Tensor
@@ -280,20 +279,6 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
             made = FeatureModel(self)
             self._feature_model = lambda: made
         return self._feature_model()
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`. Without targets, `sample_weight` weighs pairs; `class_weight` has no classes there.
-
-        Raises:
-            ValueError: for a `class_weight` without targets.
-        """
-        check_class_weight(self, super().fit, args, kwargs)
-        return super().fit(*args, **kwargs)
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; see `fit`."""
-        check_class_weight(self, super().train_on_batch, args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
