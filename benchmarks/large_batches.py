@@ -19,7 +19,7 @@ from arguments import JSON, Backend
 from rich.console import Console
 from rich.table import Table
 
-BATCHES = (64, 128, 256)
+BATCHES = (64, 256, 1024)
 CHUNK = 16
 ROOT = Path(__file__).resolve().parents[1]
 
