@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from mobileclip_keras.verify.evaluation.data.dataset import DataError, Dataset, Sample
 from mobileclip_keras.verify.evaluation.data.open_data import open_dataset
-from mobileclip_keras.verify.evaluation.evaluate import evaluate
+from mobileclip_keras.verify.evaluation.evaluate import Evaluation, evaluate
 from mobileclip_keras.verify.evaluation.journal import BusyError
 from mobileclip_keras.verify.evaluation.loading import AHEAD, batches
 from tests.datasets import CLASSES, TEMPLATES, picture, rows, write_tar, write_webdataset
@@ -168,6 +168,17 @@ def test_two_processes_do_not_compute_the_same(dataset: Path, tmp_path: Path) ->
     [lock] = (tmp_path / "work").glob("*.lock")
     with FileLock(lock), pytest.raises(BusyError, match="Another process computes this evaluation"):
         evaluate(PixelEncoder(), open_dataset(str(dataset)), tmp_path / "work")
+
+
+def test_what_came_out_is_kept_until_it_is_written_down(dataset: Path, tmp_path: Path) -> None:
+    def fails(found: Evaluation) -> None:
+        raise OSError("the disk is full")
+
+    data, work = open_dataset(str(dataset)), tmp_path / "work"
+    with pytest.raises(OSError, match="the disk is full"):
+        evaluate(PixelEncoder(), data, work, report=fails)
+    encoder = PixelEncoder()
+    assert evaluate(encoder, data, work).resumed_at == 12 and encoder.images == encoder.texts == 0
 
 
 # Reading beside computing

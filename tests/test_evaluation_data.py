@@ -1,18 +1,22 @@
 """The readers of data sets: layouts, and everything that a file can be instead of right."""
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
+from mobileclip_keras.keras_models.store.hub_errors import HubError
 from mobileclip_keras.verify.evaluation.data import shards
 from mobileclip_keras.verify.evaluation.data.dataset import DataError, Sample
 from mobileclip_keras.verify.evaluation.data.open_data import open_dataset
 from mobileclip_keras.verify.evaluation.data.words import check_template, prompt
 from tests.datasets import CLASSES, TEMPLATES, change_bytes, members, picture, rows, write_tar, write_webdataset
+from tests.hub import Hub
 
 
 @pytest.fixture
@@ -186,6 +190,67 @@ def test_captions_that_are_not_as_they_should_be(tmp_path: Path, content: bytes)
     folder = write_webdataset(tmp_path / "data", rows(1, "retrieval"), "retrieval")
     write_tar(folder / "test" / "0.tar", [("a.png", b""), ("a.txt", content)])
     assert refusal(folder).startswith("test/0.tar, row 1 (a): ")
+
+
+# On the Hub
+
+
+@pytest.fixture
+def on_hub(hub: Hub, dataset: Path) -> Hub:
+    """The data set as a repository user/wds_small."""
+    repository = hub.create("datasets/user/wds_small")
+    for number in (0, 1):  # two commits
+        files = {p.relative_to(dataset).as_posix(): p.read_bytes() for p in dataset.rglob("*") if p.is_file()}
+        files["classnames.txt"] = "\n".join(CLASSES[: 6 - number] * 2).encode()
+        added = {name: repository.regular_entry(content) for name, content in files.items()}
+        repository.commit("main", f"{number}", "user", added)
+    return hub
+
+
+def test_a_repository_is_read_shard_by_shard(on_hub: Hub) -> None:
+    head = on_hub.repositories["datasets/user/wds_small"].branches["main"]
+    found = open_dataset("user/wds_small")
+    assert (found.name, found.revision, len(found.classes)) == ("user/wds_small", head, 10)
+    assert on_hub.count("GET", ".tar") == 0
+    samples = found.read()
+    next(samples)
+    assert on_hub.count("GET", ".tar") == 1
+    assert [(each.image, each.target) for each in found.read()] == rows(12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://datasets/user/wds_small@{}", "https://huggingface.co/datasets/user/wds_small/tree/{}", "user/wds_small@{}"],
+)
+def test_a_commit_of_a_repository(on_hub: Hub, name: str) -> None:
+    repository = on_hub.repositories["datasets/user/wds_small"]
+    older = repository.commits[repository.branches["main"]].parent
+    found = open_dataset(name.format(older))
+    assert (found.name, found.revision, len(found.classes)) == ("user/wds_small", older, 12)
+
+
+def test_what_the_cache_lacks_is_not_taken_for_missing(on_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a data set is for retrieval stands in a file that most lack. Offline, it must have been asked before."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="it is not in the local cache"):
+        open_dataset("user/wds_small")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert len(list(open_dataset("user/wds_small").read())) == 12
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert len(list(open_dataset("user/wds_small").read())) == 12
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    with pytest.raises(HubError, match="it is not in the local cache"):
+        open_dataset("user/wds_small")
+
+
+def test_repositories_that_are_not_there(on_hub: Hub) -> None:
+    with pytest.raises(HubError, match="there is no such repository"):
+        open_dataset("user/nothing")
+    with pytest.raises(DataError, match="user/wds_small holds no data set with the split 'train'"):
+        open_dataset("user/wds_small", "train")
+    on_hub.fault("GET", "1.tar", status=500, times=100)
+    with pytest.raises(HubError, match=r"Cannot get test/1\.tar of user/wds_small: the Hub is in trouble"):
+        list(open_dataset("user/wds_small").read())
 
 
 # Archives that are broken, or made to do harm

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,6 +10,9 @@ from rich.table import Table
 from ...keras_models.shown import shown
 from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
+
+if TYPE_CHECKING:
+    from ...verify.evaluation.evaluate import Evaluation
 
 WORK_FOLDER = "evaluations"
 
@@ -39,10 +42,11 @@ def evaluate(
 ) -> None:
     """Measure a model on a data set, beside the figures that Apple publishes."""
     with plain_errors(model, data, split, out):
-        from ...verify.evaluation.certificate import certificate, markdown
+        from ...verify.evaluation.certificate import certificate
         from ...verify.evaluation.data.open_data import open_dataset
         from ...verify.evaluation.evaluate import evaluate as measure
         from ...verify.evaluation.published import find
+        from ...verify.evaluation.report import markdown
         from ..conversion.cache import cache_folder
         from .evaluated import open_model
 
@@ -53,18 +57,21 @@ def evaluate(
         show = bars(errors if as_json else console)
         with show(f"Loading {model}"):
             encoder = open_model(model, batch_size)
+
+        def report(done: "Evaluation") -> None:
+            content = certificate(encoder, found, done, row, None if templates is None else ", ".join(templates))
+            if out is not None:
+                _write(out, content, markdown(content), force)
+            if as_json:
+                print_json(content)
+            else:
+                _show(content, out)
+
         try:
-            done = measure(encoder, found, cache_folder() / WORK_FOLDER, own, show)
+            done = measure(encoder, found, cache_folder() / WORK_FOLDER, own, show, report)
         except KeyboardInterrupt:
             errors.print("Interrupted. The same command goes on from here.")
             raise typer.Exit(130) from None
-        content = certificate(encoder, found, done, row, None if templates is None else ", ".join(templates))
-        if out is not None:
-            _write(out, content, markdown(content), force)
-        if as_json:
-            print_json(content)
-        else:
-            _show(content, out)
         if done.unreadable:
             for name, reason in done.unreadable[:20]:
                 errors.print(f"{shown(name)}: {shown(reason)}", soft_wrap=True)

@@ -122,7 +122,7 @@ class BundleEncoder:
         about = read_bundle(folder)
         request = request_from_json(about["request"])
         _check_files(folder, about["files"])
-        _check_request(folder, request)
+        check_request(folder, request)
         request.how.check_packages(making=False)
         self._preprocess, self.width = _facts(folder, about)
         self._tokenize = Tokenizer(about["texts"]["context_length"])
@@ -184,7 +184,8 @@ def _check_files(folder: Path, recorded: dict[str, str]) -> None:
         raise DeployError(f"{folder} is not as it was exported: {', '.join(wrong[:20])} are missing or have changed.")
 
 
-def _check_request(folder: Path, request: Request) -> None:
+def check_request(folder: Path, request: Request) -> None:
+    """Raises DeployError for a bundle whose towers cannot be run on any picture and any text."""
     if len(request.towers) < 2:
         raise DeployError(f"{folder} holds one tower alone. An evaluation needs both.")
     if request.pixels is not None:

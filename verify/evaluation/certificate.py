@@ -1,4 +1,4 @@
-"""The certificate: what was measured, of which weights, on which data, by which software, as JSON and as Markdown."""
+"""The certificate: what was measured, of which weights, on which data, by which software, as JSON."""
 
 import hashlib
 import json
@@ -12,17 +12,15 @@ import keras
 
 from ...keras_models import kernels
 from ...keras_models.kernels.processor import processor_name
-from ...keras_models.shown import shown_name
 from .data.dataset import Dataset
 from .encoder import Encoder
 from .evaluate import Evaluation
-from .published import SOURCE, Comparison, Row, compare
+from .published import Row, compare
+from .report import FORMAT, PROGRAM
 
-FORMAT = 1
 PACKAGES = ("mobileclip-keras", "keras", "tensorflow", "jax", "torch", "numpy", "pillow")
 LISTED = 1000
 """Unreadable images that are named; all are counted."""
-_MEANINGFUL = "\\`*[]<>|&~$#"
 
 
 def certificate(
@@ -42,7 +40,7 @@ def certificate(
     if row is not None:
         comparison = compare(row, encoder.identity.get("variant"), found.figures, found.images, reasons)
     return {
-        "program": "mobileclip-keras evaluate",
+        "program": PROGRAM,
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": encoder.identity,
@@ -60,7 +58,7 @@ def certificate(
             "templates_from": own_templates or ("the data set" if found.templates else None),
         },
         "figures": {name: asdict(figure) for name, figure in found.figures.items()},
-        "published": None if comparison is None else _published(comparison),
+        "published": None if comparison is None else comparison.to_json(),
         "differences": list(reasons),
         "unreadable": [{"image": name, "reason": reason} for name, reason in found.unreadable[:LISTED]],
         "unreadable_images": len(found.unreadable),
@@ -84,18 +82,6 @@ def _reasons(found: Evaluation, own_templates: str | None) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _published(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "source": SOURCE,
-        "data_set": comparison.row.key,
-        "metric": comparison.row.metric,
-        "value": comparison.published,
-        "images": comparison.row.images,
-        "agrees": comparison.agrees,
-        "says": comparison.sentence(),
-    }
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
@@ -104,55 +90,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """A certificate for people: a table of figures, and what they are of."""
-    model, data = content["model"], content["data"]
-    published = content["published"] or {}
-    lines = [
-        f"# {_plain(model['variant'] or model['name'])} on {_plain(data['name'])}, {_plain(data['split'])}",
-        "",
-        *figure_table(content),
-        "",
-        *([_plain(published["says"]), ""] if published else []),
-        *(
-            f"- {_plain(title)}: {_plain(text)}"
-            for title, text in (
-                ("Model", f"{model['name']} ({model['kind']})"),
-                ("Weights, SHA-256", model["weights_sha256"]),
-                ("Data", f"{data['images']:,} images, {data['texts']:,} texts, fingerprint {data['fingerprint']}"),
-                ("Templates", f"{data['templates']}, from {data['templates_from']}" if data["templates"] else "none"),
-                ("Device", content["device"]["name"]),
-                ("Software", ", ".join(f"{name} {value}" for name, value in content["software"].items())),
-                ("Unreadable images", str(content["unreadable_images"])),
-                ("Otherwise than Apple", " ".join(content["differences"]) or "nothing that is known"),
-                ("Date", content["date"]),
-            )
-        ),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def figure_table(content: dict[str, Any]) -> list[str]:
-    """The lines of a Markdown table of a certificate's figures, with Apple's beside."""
-    published = content["published"] or {}
-    rows = [("Figure", "Measured", "95 % interval", "Made by", "Apple's")]
-    rows.append(("---",) * 5)
-    for name, figure in content["figures"].items():
-        known = name == published.get("metric") and published.get("value") is not None
-        rows.append(
-            (
-                _plain(name),
-                f"{figure['value']:.2%}",
-                f"{figure['low']:.2%} to {figure['high']:.2%}",
-                _plain(figure["interval"]),
-                f"{published['value']:.2%}" if known else "",
-            )
-        )
-    return [f"| {' | '.join(row)} |" for row in rows]
-
-
-def _plain(text: str) -> str:
-    """Text as it is, where Markdown and HTML would take it for more."""
-    return "".join(f"&#{ord(each)};" if each in _MEANINGFUL else each for each in shown_name(text))

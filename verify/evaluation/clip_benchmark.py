@@ -14,6 +14,7 @@ import numpy as np
 from ...keras_models.errors import MissingPackageError
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
+from ..torch_models.requirements import keep_triton_out
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,7 @@ def their_metrics() -> tuple[Any, Any]:
     Raises:
         MissingPackageError: where CLIP_benchmark is not installed.
     """
+    keep_triton_out()
     try:
         from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
     except ModuleNotFoundError as error:
@@ -104,6 +106,8 @@ def their_metrics() -> tuple[Any, Any]:
 
 def register() -> None:
     """Makes the model type known to CLIP_benchmark in this process."""
+    import keras  # noqa: F401  # before PyTorch's libraries, which must know whether TensorFlow is there
+
     their_metrics()
     from clip_benchmark import models
 

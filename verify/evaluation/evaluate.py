@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -75,6 +76,7 @@ def evaluate(
     work: Path,
     templates: tuple[str, ...] | None = None,
     progress: Progress = silent,
+    report: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """The figures of a model on a data set.
 
@@ -87,6 +89,8 @@ def evaluate(
         work: a folder for what is under way.
         templates: sentences with {c}, in place of the data set's own.
         progress: shows steps.
+        report: takes what came out, before what is kept of the run is removed: whoever is killed while it is written
+            down starts where everything is computed.
 
     Raises:
         DataError: where the data set is damaged; what is computed up to there is kept.
@@ -105,9 +109,9 @@ def evaluate(
         stream = _Stream(encoder, data, Journal(folder / "images", _columns(encoder, data)))
         stream.run(progress)
         found = stream.result(vectors)
-        for each in ("classes", "images"):
-            Journal(folder / each, {}).remove()
-        folder.rmdir()
+        if report is not None:
+            report(found)
+        shutil.rmtree(folder, ignore_errors=True)
     return found
 
 

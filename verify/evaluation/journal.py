@@ -6,7 +6,6 @@ and how far the data set was read. What a kill left behind that is not in it is 
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -114,10 +113,6 @@ class Journal:
         if not rows:
             return np.empty((0, width), dtype)
         return np.memmap(self.folder / name, dtype, mode="r", shape=(rows, width))
-
-    def remove(self) -> None:
-        """Removes it from the disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
+from typing import Any
 
 from ...keras_models.errors import MobileClipError
 from .intervals import Figure
@@ -119,6 +120,18 @@ class Comparison:
         points = 100 * (found.value - self.published)
         why = " ".join(self.reasons) or "No reason is known here."
         return f"{start} {between} They do not agree: {abs(points):.2f} points {_side(points)}. {why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a certificate has it."""
+        return {
+            "source": SOURCE,
+            "data_set": self.row.key,
+            "metric": self.row.metric,
+            "value": self.published,
+            "images": self.row.images,
+            "agrees": self.agrees,
+            "says": self.sentence(),
+        }
 
 
 def _side(points: float) -> str:
