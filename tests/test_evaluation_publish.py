@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters.cli.app import app
+from mobileclip_keras.converters.hub.certificates import read_certificates
+from mobileclip_keras.converters.hub.model_card import validate_card
 from mobileclip_keras.converters.hub.publish import PublishError, publish
-from mobileclip_keras.converters.hub.records import read_record
-from mobileclip_keras.keras_models.store.writing.own_files import sha256
+from mobileclip_keras.converters.hub.records import write_card
 from tests.converted import VARIANT
 from tests.datasets import rows, write_webdataset
 from tests.hub import Hub
@@ -24,20 +26,22 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"),
 ]
 REPO = "user/model"
-FILES = ("config.json", "model.weights.h5", "preprocessor_config.json")
+HASHES = {name: 32 * pair for name, pair in zip(
+    ("config.json", "model.weights.h5", "preprocessor_config.json"), ("ab", "cd", "ef"), strict=True
+)}  # fmt: skip
 Change = Callable[[dict[str, Any]], Any]
 
 
-def certificate(folder: Path) -> dict[str, Any]:
-    """As `evaluate` writes it."""
-    hashes = {name: sha256(folder / name) for name in FILES}
+def certificate(hashes: dict[str, str] = HASHES) -> dict[str, Any]:
+    """As `evaluate` writes it, of a folder with such files."""
     return {
         "program": "mobileclip-keras evaluate",
         "format": 1,
         "date": "2026-11-26T22:00:00+00:00",
         "model": {
-            "kind": "Keras", "name": str(folder), "variant": VARIANT, "form": "inference",
-            "weights_file": "model.weights.h5", "weights_sha256": hashes["model.weights.h5"], "files_sha256": hashes,
+            "kind": "Keras", "name": "me/s0", "variant": VARIANT, "form": "inference",
+            "weights_file": "model.weights.h5", "weights_sha256": hashes["model.weights.h5"],
+            "files_sha256": dict(hashes),
         },
         "data": {
             "name": "clip-benchmark/wds_imagenet1k", "split": "test", "kind": "classification", "revision": "ab" * 20,
@@ -58,31 +62,35 @@ def write(content: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def card_of(hub: Hub) -> tuple[dict[str, Any], str]:
-    """The front matter and the text of the card on the Hub."""
-    repository = hub.repositories[REPO]
-    entry = repository.entry(repository.resolve("main"), "README.md")
-    _, front, text = hub.blobs.path(entry.sha256).read_text().split("---\n", 2)
+def parts(card: str) -> tuple[dict[str, Any], str]:
+    """The front matter and the text of a card."""
+    validate_card(card)
+    _, front, text = card.split("---\n", 2)
     return yaml.safe_load(front), text
 
 
-def refusal(folder: Path, *paths: Path) -> str:
-    with pytest.raises(PublishError) as error:
-        publish(folder, REPO, dry_run=True, evaluations=paths)
-    [line] = str(error.value).splitlines()[1:]
-    return line.removeprefix("- ")
+def card(folder: Path, content: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """The card of a folder with a certificate."""
+    found, wrong = read_certificates([write(content, path)], HASHES, VARIANT)
+    assert not wrong
+    write_card(folder, REPO, found)
+    return parts((folder / "README.md").read_text())
 
 
-def test_the_card_shows_the_figures_with_apples_from_this_package(hub: Hub, publishable: Path, tmp_path: Path) -> None:
-    publish(publishable, REPO, evaluations=[write(certificate(publishable), tmp_path / "found.json")])
-    front, text = card_of(hub)
+def refusal(*paths: Path) -> str:
+    found, [reason] = read_certificates(paths, HASHES, VARIANT)
+    assert len(found) < len(paths)
+    return reason
+
+
+def test_the_card_shows_the_figures_with_apples_from_this_package(publishable: Path, tmp_path: Path) -> None:
+    front, text = card(publishable, certificate(), tmp_path / "found.json")
     name, [result] = model_index_to_eval_results(front["model-index"])
     assert name == "MobileCLIP2-S0" and (result.metric_type, result.metric_value) == ("acc1", 71.5)
     assert (result.dataset_name, result.dataset_split) == ("clip-benchmark/wds_imagenet1k", "test")
     assert result.dataset_revision == "ab" * 20 and result.task_type == "zero-shot-image-classification"
     assert "| acc1 | 71.50% | 71.10% to 71.90% | Wilson | 71.53% |" in text and "They agree" in text
-    assert "99" not in text.split("## Evaluation")[1].split("## License")[0].replace("50,000", "")
-    assert {file.path for file in publish(publishable, REPO, dry_run=True).files} >= {*FILES, "README.md"}
+    assert "99" not in text.split("## Evaluation")[1].split("## License")[0]
 
 
 def test_a_card_without_figures_stays_as_it_was(publishable: Path) -> None:
@@ -138,33 +146,32 @@ FORGERIES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_certificate_of_something_else_is_refused(publishable: Path, tmp_path: Path, name: str) -> None:
+def test_a_certificate_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
     change, reason = FORGERIES[name]
-    content = certificate(publishable)
+    content = certificate()
     change(content)
     path = write(content, tmp_path / "found.json")
-    assert refusal(publishable, path) == f"{path} is no certificate of this folder: {reason}"
+    assert refusal(path) == f"{path} is no certificate of this folder: {reason}"
 
 
-def test_files_that_are_no_certificates(publishable: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_certificates(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
-    assert refusal(publishable, path) == f"{path} cannot be read: No such file or directory"
+    assert refusal(path) == f"{path} cannot be read: No such file or directory"
     path.write_text('{"figures": NaN}')
-    assert "is not JSON that can be used" in refusal(publishable, path)
-    write(certificate(publishable), path)
-    assert refusal(publishable, path, path).endswith("it is about a data set that another one is about, too")
+    assert "is not JSON that can be used" in refusal(path)
+    write(certificate(), path)
+    assert refusal(path, path).endswith("it is about a data set that another one is about, too")
 
 
-def test_what_a_stranger_writes_stays_text(hub: Hub, publishable: Path, tmp_path: Path) -> None:
-    content = certificate(publishable)
+def test_what_a_stranger_writes_stays_text(publishable: Path, tmp_path: Path) -> None:
+    content = certificate()
     content["data"] |= {"name": "/home/me/x\n---\nlicense: mit\n# <b>`$repo_id`", "split": "a|b", "revision": None}
     content["figures"]["acc1"]["interval"] = "x | y"
     content["software"] = {"<script>": "1"}
-    publish(publishable, REPO, evaluations=[write(content, tmp_path / "found.json")])
-    front, text = card_of(hub)
+    front, text = card(publishable, content, tmp_path / "found.json")
     assert front["license"] == "apple-amlr" and front["model-index"][0]["results"][0]["dataset"]["split"] == "a|b"
     assert "/home/me" not in text and "/home/me" not in json.dumps(front)
-    assert "<script>" not in text and "<b>" not in text and "| x &#124; y |" in text and "$repo_id" not in text
+    assert "<script>" not in text and "<b>" not in text and "| x &#124; y |" in text
 
 
 def test_what_evaluate_writes_is_what_publish_takes(
@@ -174,9 +181,16 @@ def test_what_evaluate_writes_is_what_publish_takes(
     data, found = write_webdataset(tmp_path / "photos", rows(6)), tmp_path / "found.json"
     done = CliRunner().invoke(app, ["evaluate", str(publishable), "--data", str(data), "--out", str(found)])
     assert done.exit_code == 0, done.output
-    assert read_record(publishable, "conversion.json")["variant"] == json.loads(found.read_text())["model"]["variant"]
-    arguments = ["publish", str(publishable), "--repo", REPO, "--evaluation", str(found)]
-    done = CliRunner().invoke(app, arguments)
+    content = json.loads(found.read_text())
+    assert content["model"]["variant"] == VARIANT
+    other = deepcopy(content)
+    other["model"]["weights_sha256"] = other["model"]["files_sha256"]["model.weights.h5"] = "ef" * 32
+    with pytest.raises(PublishError, match=r"it is about another model\.weights\.h5"):
+        publish(publishable, REPO, evaluations=[write(other, tmp_path / "other.json")])
+    assert not hub.repositories
+    done = CliRunner().invoke(app, ["publish", str(publishable), "--repo", REPO, "--evaluation", str(found)])
     assert done.exit_code == 0, done.output
-    front, text = card_of(hub)
+    repository = hub.repositories[REPO]
+    entry = repository.entry(repository.resolve("main"), "README.md")
+    front, text = parts(hub.blobs.path(entry.sha256).read_text())
     assert front["model-index"][0]["results"][0]["dataset"]["name"] == "photos" and "## Evaluation" in text
