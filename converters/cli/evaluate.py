@@ -59,7 +59,7 @@ def evaluate(
             encoder = open_model(model, batch_size)
 
         def report(done: "Evaluation") -> None:
-            content = certificate(encoder, found, done, row, None if templates is None else ", ".join(templates))
+            content = certificate(encoder, found, done, row, ", ".join(templates or ()))
             if out is not None:
                 _write(out, content, markdown(content), force)
             if as_json:
@@ -80,12 +80,17 @@ def evaluate(
 
 
 def _templates(given: list[str] | None) -> tuple[str, ...] | None:
+    """Sentences with {c}, also where the user wrote {} as elsewhere; None where the data set's own are to be used."""
     from ...keras_models.tasks.prompts import get_templates
+    from ...verify.evaluation.data.words import check_template
 
     if given is None:
         return None
     slots = [each.replace("{c}", "{}") for each in given]
-    return tuple(each.replace("{}", "{c}") for each in get_templates(slots[0] if len(slots) == 1 else slots))
+    found = tuple(each.replace("{}", "{c}") for each in get_templates(slots[0] if len(slots) == 1 else slots))
+    for each in found:
+        check_template(each, "--templates")
+    return found
 
 
 def _check_out(out: Path | None, force: bool) -> None:

@@ -19,12 +19,13 @@ from .published import Row, compare
 from .report import FORMAT, PROGRAM
 
 PACKAGES = ("mobileclip-keras", "keras", "tensorflow", "jax", "torch", "numpy", "pillow")
+RUNTIMES = ("ai-edge-litert", "onnxruntime", "openvino")
 LISTED = 1000
 """Unreadable images that are named; all are counted."""
 
 
 def certificate(
-    encoder: Encoder, data: Dataset, found: Evaluation, row: Row | None, own_templates: str | None = None
+    encoder: Encoder, data: Dataset, found: Evaluation, row: Row | None, own_templates: str = ""
 ) -> dict[str, Any]:
     """What was measured, as JSON has it.
 
@@ -33,8 +34,10 @@ def certificate(
         data: the data set.
         found: what came out.
         row: Apple's figures of the data set; None where there are none.
-        own_templates: what the user gave in place of the data set's templates.
+        own_templates: what the user gave in place of the data set's templates; "" for nothing.
     """
+    if not found.templates:  # captions need none
+        own_templates = ""
     reasons = (*encoder.differences, *_reasons(found, own_templates))
     comparison = None
     if row is not None:
@@ -73,9 +76,9 @@ def certificate(
     }
 
 
-def _reasons(found: Evaluation, own_templates: str | None) -> tuple[str, ...]:
+def _reasons(found: Evaluation, own_templates: str) -> tuple[str, ...]:
     reasons = []
-    if own_templates is not None:
+    if own_templates:
         reasons.append(f"The templates are {own_templates}, not the data set's.")
     if found.unreadable:
         reasons.append(f"{len(found.unreadable):,} images could not be read and are in no figure.")
@@ -84,7 +87,7 @@ def _reasons(found: Evaluation, own_templates: str | None) -> tuple[str, ...]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *RUNTIMES):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
