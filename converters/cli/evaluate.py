@@ -73,8 +73,8 @@ def evaluate(
             errors.print("Interrupted. The same command goes on from here.")
             raise typer.Exit(130) from None
         if done.unreadable:
-            for name, reason in done.unreadable[:20]:
-                errors.print(f"{shown(name)}: {shown(reason)}", soft_wrap=True)
+            for _, reason in done.unreadable[:20]:
+                errors.print(shown(reason), soft_wrap=True)
             errors.print(f"{len(done.unreadable):,} images could not be read, and are in no figure.")
             raise typer.Exit(1)
 
