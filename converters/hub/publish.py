@@ -98,9 +98,11 @@ def publish(
     if not _REPO_ID.fullmatch(repo):
         raise HubError(f"Cannot upload to {shown_name(repo)}: name the repository as user/name.")
     problems, hashes = _look_at(folder)
-    variant = read_record(folder, CONVERSION_FILE)["variant"]
-    certificates, wrong = read_certificates(evaluations, hashes, variant)
-    problems += wrong
+    certificates: tuple[dict[str, Any], ...] = ()
+    if evaluations:
+        variant = read_record(folder, CONVERSION_FILE)["variant"]
+        certificates, wrong = read_certificates(evaluations, hashes, variant)
+        problems += wrong
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise PublishError(f"{folder} cannot be published:{listed}")
