@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from . import convert, export, publish, use
+from . import convert, evaluate, export, publish, use
 
 app = typer.Typer(
     help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
@@ -22,6 +22,7 @@ for command in (
     use.classify,
     use.embed,
     use.search,
+    evaluate.evaluate,
     publish.publish,
     export.export,
     export.demo,
