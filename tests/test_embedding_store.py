@@ -1,10 +1,12 @@
 """Filling a store of embeddings: what goes in, what stops it, and what is there afterwards."""
 
+import errno
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -183,6 +185,21 @@ def test_a_damaged_part_is_named_and_its_rows_embedded_again(tmp_path: Path) -> 
     pq.write_table(pa.table({"id": [1]}), tmp_path / "store" / "part-of-somebody.parquet")
     with pytest.raises(StoreError, match="its columns are id"):
         run(tmp_path / "store", tmp_path / "photos")
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "photos", 2)
+
+    def full(table: pa.Table, file: BinaryIO, **_: object) -> None:
+        file.write(b"half of it")
+        file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="no space left on device"):
+        patch.setattr(pq, "write_table", full)
+        run(tmp_path / "store", tmp_path / "photos")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".lock", "store.json"]
+    assert run(tmp_path / "store", tmp_path / "photos").new == 2
 
 
 def test_parts_are_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
