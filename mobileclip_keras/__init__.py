@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .keras_models.models.model import MobileClipModel as MobileClipModel
     from .keras_models.models.model import create_mobile_clip_model as create_mobile_clip_model
     from .keras_models.models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
+    from .keras_models.tasks.embedding.embedder import Embedder as Embedder
+    from .keras_models.tasks.embedding.searching import Collection as Collection
     from .keras_models.tasks.embedding_files import Embeddings as Embeddings
     from .keras_models.tasks.retrieval import EmbeddingIndex as EmbeddingIndex
     from .keras_models.tasks.zero_shot import ZeroShotClassifier as ZeroShotClassifier
@@ -38,6 +40,8 @@ except PackageNotFoundError:  # a checkout that has not been installed
 
 _HOMES = {
     "Distiller": "keras_models.models.distiller",
+    "Collection": "keras_models.tasks.embedding.searching",
+    "Embedder": "keras_models.tasks.embedding.embedder",
     "EmbeddingIndex": "keras_models.tasks.retrieval",
     "Embeddings": "keras_models.tasks.embedding_files",
     "ImagePreprocessor": "keras_models.inputs.preprocessing",

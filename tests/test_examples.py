@@ -20,6 +20,7 @@ EXAMPLES = ROOT / "examples"
 EXPECTED = {
     "build_variant": r"image_encoder: 11,457,266 parameters to train, 11,348,032 to run",
     "contrastive_loop": r"after 20 steps; guessing gives 1\.386\nlearning rate: 1\.5e-04 at first, 3\.0e-04 at most",
+    "collection": r"embedded 8, 0 unreadable\nembedded 1 more, 8 were there\n(.|\n)*the same: (cat|copy).jpg, c",
     "demo": r"equal to PyTorch(.|\n)*the labels mean nothing",
     "embeddings": r"of length \[1\. 1\. 1\. 1\.\]",
     "export": r"(?s)SavedModel differs from Keras by (0e\+00|\de-0[6-9]).*LiteRT differs from Keras by \de-0[6-9]",
