@@ -64,6 +64,8 @@ _WEIGHTS = {
 }
 """Operations with weights: which input these are, and the axis that counts channels."""
 _NO_INT4 = ("DEPTHWISE_CONV_2D", "BATCH_MATMUL")
+_NO_HALF = ("BATCH_MATMUL",)
+"""What the quantiser has no smaller type for, though the runtime may."""
 
 
 def write_rounded(float32: Path, out: Path, integers: bool) -> None:
@@ -139,7 +141,8 @@ def _storable(path: Path) -> Iterator[tuple[str, str, str]]:
                 array = np.frombuffer(bytes(data), np.float32).reshape(tuple(tensor.shape))
                 allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
                 known[tensor.buffer, kind] = smallest_type(array, (axis % array.ndim,), allowed)
-            if known[tensor.buffer, kind] != "float32":
+            refused = kind in _NO_HALF and known[tensor.buffer, kind] == "float16"
+            if known[tensor.buffer, kind] != "float32" and not refused:
                 name = graph.tensors[each.outputs[0]].name
                 yield kind, name.decode() if isinstance(name, bytes) else name, known[tensor.buffer, kind]
 
