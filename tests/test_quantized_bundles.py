@@ -276,6 +276,7 @@ def test_inputs_for_a_tower_that_is_left_out_are_refused(heavy_folder: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@NIGHTLY
 def test_a_recipe_below_its_budget_leaves_nothing(heavy_folder: Path, tmp_path: Path) -> None:
     options: Any = {"quantize": "int4-weights", "towers": "text", "budget": 0.9999}
     with pytest.raises(DeployError, match=r"'int4-weights', the text tower's smallest cosine is .* below the budget"):
