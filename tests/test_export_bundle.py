@@ -408,8 +408,6 @@ def refuse(said: str, folder: Path, tmp_path: Path) -> None:
     ("to", "options", "said"),
     [
         ("coreml", {}, "There is no runtime 'coreml'"),
-        ("litert", {"quantize": "int3"}, "There is no recipe 'int3'"),
-        ("openvino", {"quantize": "fp16"}, "OpenVINO has no recipe 'fp16' here"),
         ("litert", {"batch": "0"}, "whole numbers from 1 to 1024"),
         ("litert", {"batch": "any"}, "batches of fixed sizes"),
         ("onnx", {"batch": "1,2"}, "takes one batch, or --batch any"),
@@ -442,7 +440,7 @@ def test_a_runtime_that_is_not_installed(folder: Path, tmp_path: Path, monkeypat
 
 def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     def full(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
-        Path(spec["out"], "image.tflite").write_bytes(b"some")
+        Path(spec["candidates"][0]["out"], "image.tflite").write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(MobileClipError, match="no space left on device"):

@@ -129,13 +129,19 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
         Float (batch, units).
     """
     length = kernel.shape[0]
-    group = math.gcd(length, TERMS_OF_GROUP)
-    if group < SMALLEST_GROUP or group == length:
+    group = group_of(length)
+    if group == length:
         return inputs @ kernel
     # Plain products of slices: converters to other runtimes, and their integer kernels, know these as dense layers.
     starts = range(0, length, group)
     parts = [inputs[:, start : start + group] @ kernel[start : start + group] for start in starts]
     return sum(parts[1:], start=parts[0])
+
+
+def group_of(length: int) -> int:
+    """How many of so many inputs `dense_of_vectors` adds up one after the other: `length` where all."""
+    group = math.gcd(length, TERMS_OF_GROUP)
+    return length if group < SMALLEST_GROUP else group
 
 
 def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:

@@ -5,7 +5,6 @@ layer norms without Keras' casts took 10 to 15 % off the image towers and 1.5 of
 (benchmarks/inference.py).
 """
 
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -72,8 +71,8 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
 def dense_of_vectors(inputs: Any, kernel: Any) -> Tensor:
     """The groups of plain.py as one batched product. Slices would each be an operation, and three for the gradient."""
     length, units = kernel.shape
-    group = math.gcd(length, plain.TERMS_OF_GROUP)
-    if group < plain.SMALLEST_GROUP or group == length:
+    group = plain.group_of(length)
+    if group == length:
         return inputs @ kernel
     parts = inputs.reshape(-1, length // group, group).transpose(0, 1)
     return (parts @ kernel.reshape(-1, group, units)).sum(0)
