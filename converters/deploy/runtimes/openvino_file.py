@@ -104,14 +104,13 @@ def largest_activations(path: Path, batches: list[Arrays]) -> dict[str, float]:
         if node.get_type_name() not in ("Constant", "Parameter", "Result")
         and node.output(0).get_element_type().get_type_name() == "f32"
     ]
-    names = [output.get_node().get_friendly_name() for output in outputs]
-    first = len(model.outputs)
-    model.add_outputs(outputs)
+    model.add_outputs(outputs)  # but for those that are outputs already
+    names = [result.input_value(0).get_node().get_friendly_name() for result in model.get_results()]
     compiled = core.compile_model(model, "CPU", FLOAT32)
     found: dict[str, float] = {}
     for given in batches:
         results = compiled(given)
-        for place, name in enumerate(names, first):
+        for place, name in enumerate(names):
             value = results[compiled.output(place)]
             found[name] = max(found.get(name, 0.0), float(np.abs(value).max()) if value.size else 0.0)
     return found
