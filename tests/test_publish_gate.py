@@ -408,6 +408,14 @@ def test_a_text_tower_alone_has_fewer_files(publishable: Path, monkeypatch: pyte
     assert "does not compute" in find_problems(publishable)[0]
 
 
+def test_a_form_that_was_not_compared_in_float32_is_named_and_not_run(publishable: Path) -> None:
+    """By how far PyTorch's own float32 was off, it is judged what its logits may differ by."""
+    change(publishable / VERIFICATION, "float32", to=[])
+    problems = find_problems(publishable)
+    assert any("was not compared with PyTorch in float32" in problem for problem in problems)
+    assert not any("does not compute" in problem for problem in problems)
+
+
 def test_what_the_folder_is_run_for_comes_last(publishable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not agree cannot be run in a way that tells anything."""
     monkeypatch.setattr(publishing, "find_differences", lambda *_: pytest.fail("it was run"))
