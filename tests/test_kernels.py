@@ -98,7 +98,8 @@ OTHERS = [
 ]
 CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *NORMS, *OTHERS]
 
-# Memory, dtypes and export. Their tests stand below, in test_saving.py, test_threads.py and test_tensorflow.py.
+# Memory, dtypes, export and sizes of groups. Their tests stand below, in test_saving.py, test_threads.py,
+# test_tensorflow.py and test_rounding.py.
 NOT_ARITHMETIC = {
     "in_chunks",
     "compiled",
@@ -108,6 +109,7 @@ NOT_ARITHMETIC = {
     "float64_enabled",
     "float64_is_kept",
     "full_float32",
+    "group_of",
     "half_precisions",
     "hand_over",
     "is_on_host",

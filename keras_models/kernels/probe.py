@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import convolve, dense
+from .. import kernels
 
 FLOAT32_BITS = 23
 """Bits of a float32 number behind the first. TF32 has 10 of them, bfloat16 7."""
@@ -22,10 +22,10 @@ def kept_bits() -> int:
     bits = np.arange(_SIZE) % FLOAT32_BITS + 1
     matrix = np.diag(1 + 0.5**bits).astype(np.float32)
     ones = np.eye(_SIZE, dtype=np.float32)
-    product = dense(*map(keras.ops.convert_to_tensor, (matrix, ones)))
+    product = kernels.dense(*map(keras.ops.convert_to_tensor, (matrix, ones)))
     pixels, kernel = matrix.reshape(1, 16, 16, _SIZE), np.zeros((3, 3, _SIZE, _SIZE), np.float32)
     kernel[1, 1] = ones
-    convolved = convolve(*map(keras.ops.convert_to_tensor, (pixels, kernel)), padding=(1, 1))
+    convolved = kernels.convolve(*map(keras.ops.convert_to_tensor, (pixels, kernel)), padding=(1, 1))
     found: list[Any] = [keras.ops.convert_to_numpy(x).reshape(_SIZE, _SIZE) for x in (product, convolved)]
     changed = [bits[np.diagonal(x) != np.diagonal(matrix)] for x in found]
     return int(min((FLOAT32_BITS + 1, *np.concatenate(changed)))) - 1
