@@ -36,6 +36,7 @@ dense_of_vectors = _fastest(plain.dense_of_vectors)
 embed = _fastest(plain.embed)
 exp = _fastest(plain.exp)
 gelu = _fastest(plain.gelu)
+group_of = plain.group_of
 in_chunks = _fastest(plain.in_chunks)
 layer_norm = _fastest(plain.layer_norm)
 mean_over_positions = _fastest(plain.mean_over_positions)
