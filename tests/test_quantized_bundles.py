@@ -18,6 +18,7 @@ from mobileclip_keras.converters.deploy.export import Exported, export
 from mobileclip_keras.converters.deploy.half import store_rounded
 from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
+from mobileclip_keras.converters.deploy.quantize.calibration import find_calibration
 from mobileclip_keras.converters.deploy.quantize.options import option
 from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
 from mobileclip_keras.converters.deploy.quantize.rounding import SMALLEST
@@ -234,6 +235,12 @@ def test_other_runtimes_store_rounded_weights(runtime: str, heavy_folder: Path, 
 def test_what_cannot_be_had_is_refused(to: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(DeployError, match=said):
         make_request(to, ("image", "text"), **options)
+
+
+def test_texts_to_calibrate_with_are_read_as_labels_are(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes("\ufeffa dog\n\n  a cat \n".encode())
+    assert find_calibration([path]).texts == ("a dog", "a cat")
 
 
 @pytest.mark.parametrize(

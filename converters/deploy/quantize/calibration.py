@@ -70,7 +70,7 @@ def _is_picture(path: Path) -> bool:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DeployError(f"{path} is not a text file in UTF-8.") from error
     texts = [line.strip() for line in lines if line.strip()]
