@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from .keras_models.errors import MobileClipError as MobileClipError
     from .keras_models.inputs.preprocessing import ImagePreprocessor as ImagePreprocessor
     from .keras_models.inputs.tokenizer import Tokenizer as Tokenizer
+    from .keras_models.models.distiller import Distiller as Distiller
     from .keras_models.models.image_encoder import ImageProjectionHead as ImageProjectionHead
     from .keras_models.models.image_encoder import MobileClipImageEncoder as MobileClipImageEncoder
     from .keras_models.models.model import MobileClipModel as MobileClipModel
     from .keras_models.models.model import create_mobile_clip_model as create_mobile_clip_model
     from .keras_models.models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
+    from .keras_models.tasks.embedding.embedder import Embedder as Embedder
+    from .keras_models.tasks.embedding.searching import Collection as Collection
     from .keras_models.tasks.embedding_files import Embeddings as Embeddings
     from .keras_models.tasks.retrieval import EmbeddingIndex as EmbeddingIndex
     from .keras_models.tasks.zero_shot import ZeroShotClassifier as ZeroShotClassifier
+    from .keras_models.training.distillation import TeacherFeatures as TeacherFeatures
+    from .keras_models.training.distillation import distillation_loss as distillation_loss
+    from .keras_models.training.interpolation import interpolate as interpolate
+    from .keras_models.training.losses import contrastive_loss as contrastive_loss
+    from .keras_models.training.optimizer import fine_tuning_recipe as fine_tuning_recipe
+    from .keras_models.training.reinforced_shards import ReinforcedShards as ReinforcedShards
 
 try:
     __version__ = version("mobileclip-keras")
@@ -30,6 +39,9 @@ except PackageNotFoundError:  # a checkout that has not been installed
     __version__ = "0+unknown"
 
 _HOMES = {
+    "Distiller": "keras_models.models.distiller",
+    "Collection": "keras_models.tasks.embedding.searching",
+    "Embedder": "keras_models.tasks.embedding.embedder",
     "EmbeddingIndex": "keras_models.tasks.retrieval",
     "Embeddings": "keras_models.tasks.embedding_files",
     "ImagePreprocessor": "keras_models.inputs.preprocessing",
@@ -38,9 +50,15 @@ _HOMES = {
     "MobileClipImageEncoder": "keras_models.models.image_encoder",
     "MobileClipModel": "keras_models.models.model",
     "MobileClipTextEncoder": "keras_models.models.text_encoder",
+    "ReinforcedShards": "keras_models.training.reinforced_shards",
+    "TeacherFeatures": "keras_models.training.distillation",
     "Tokenizer": "keras_models.inputs.tokenizer",
     "ZeroShotClassifier": "keras_models.tasks.zero_shot",
+    "contrastive_loss": "keras_models.training.losses",
     "create_mobile_clip_model": "keras_models.models.model",
+    "distillation_loss": "keras_models.training.distillation",
+    "fine_tuning_recipe": "keras_models.training.optimizer",
+    "interpolate": "keras_models.training.interpolation",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -40,6 +40,7 @@ NEED_TORCH = (
     "test_checkpoint.py",
     "test_cli.py",
     "test_convert.py",
+    "test_evaluation_metrics.py",
     "test_mutants.py",
     "test_one_tower.py",
     "test_preprocessing.py",

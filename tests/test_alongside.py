@@ -1,15 +1,22 @@
 """Both sides of a verification at once: what fails on one side ends the other, and nothing is computed twice."""
 
+import gc
 import threading
 import time
+import weakref
 
 import keras
 import pytest
 import torch
 
+from mobileclip_keras.keras_models.towers.folding import reparameterize
+from mobileclip_keras.verify import verification
 from mobileclip_keras.verify.running import alongside
 from mobileclip_keras.verify.running.alongside import Once, Steps, StoppedError, each, torch_alongside
 
+from .small_verified import VIT, build, inputs, reference, rows_of
+
+PRECISIONS = ("float32", "float64")
 THREADED = keras.backend.backend() != "torch"
 
 
@@ -117,3 +124,30 @@ def test_jobs_in_threads_compute_in_full_float32(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(alongside, "full_float32", Entered)
     each({"inference": lambda: None, "train": lambda: None}, at_once=True, steps=Steps(silent))
     assert len(entered) == 2 and all(name.startswith("Keras") for name in entered)
+
+
+@pytest.mark.usefixtures("small_towers", "quickly_verified")
+def test_of_a_large_model_the_first_form_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lower precision costs is measured on it. Both forms would take another GB and more."""
+    made: dict[tuple[str, str], weakref.ref] = {}
+
+    def make_model(form: str, dtype: str) -> keras.Model:
+        model = reparameterize(trained, form, dtype)
+        made[form, dtype] = weakref.ref(model)
+        return model
+
+    def costs(model: keras.Model, *_: object) -> list:
+        gc.collect()
+        assert made["inference", "float32"]() is model
+        kept.extend(key for key, reference in made.items() if reference() is not None)
+        return []
+
+    kept: list[tuple[str, str]] = []
+    trained = build(VIT, rows_of(VIT))
+    monkeypatch.setattr(verification, "AT_ONCE", 0)
+    monkeypatch.setattr(verification, "_costs", costs)
+    found = verification.verify_model(
+        "mobileclip_s0", make_model, ("inference", "train"), reference(VIT), inputs(VIT[0])
+    )
+    assert found.passed and set(made) == {(form, dtype) for form in ("inference", "train") for dtype in PRECISIONS}
+    assert kept == [("inference", "float32")]

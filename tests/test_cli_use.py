@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import mobileclip_keras as mk
 from mobileclip_keras.converters.cli import image_files
 from mobileclip_keras.converters.cli.app import app
+from mobileclip_keras.keras_models.models.features import encode
 from mobileclip_keras.keras_models.tasks.embedding_files import EmbeddingFileError, Embeddings
 from tests.small import small_model
 
@@ -112,6 +114,69 @@ def test_embed_then_search(folder: Path, suffix: str) -> None:
     assert sorted(path.name for path in Path().glob("*found*")) == [out.name]
 
 
+def test_a_store_is_filled_continued_and_searched(folder: Path) -> None:
+    Path("photos/broken.png").write_bytes(b"\x89PNG nothing more")
+    shutil.copy("photos/rocket.jpg", "photos/twin.jpg")
+    Path("words.txt").write_text("a cat\na rocket\n")
+    first = CliRunner().invoke(
+        app, ["embed", "photos", "words.txt", "--out", "store", "--model", str(folder), "--json"]
+    )
+    assert first.exit_code == 3 and "1 could not be read" in first.stderr, first.output
+    facts = json.loads(first.stdout)
+    assert (facts["new"], facts["rows"], facts["embed_dim"], facts["dtype"]) == (5, 5, 16, "float32")
+    assert [row["name"] for row in facts["unreadable"]] == ["photos/broken.png"]
+    Path("photos/broken.png").unlink()
+    shown = run("embed", "photos", "--out", "store")  # the model is the store's
+    assert "Embedded 0 into store" in shown and "3 were there before" in shown
+
+    model = mk.MobileClipModel.from_pretrained(folder)
+    names = ["photos/rocket.jpg", "photos/twin.jpg", "photos/below/cat.JPG"]
+    images = encode(model, "image", mk.ImagePreprocessor(64)(names))
+    text = encode(model, "text", mk.Tokenizer()("a cat"))[0]
+    common = ("--in", "store", "--json")
+    found = json.loads(run("search", "a cat", "--image", names[2], *common))["results"]
+    assert [each["query"] for each in found] == ["a cat", names[2]]
+    for result, query in zip(found, (text, images[2]), strict=True):
+        scores = dict(zip(names, (images @ query).tolist(), strict=True))
+        assert {match["name"]: match["score"] for match in result["matches"]} == pytest.approx(scores, abs=1e-5)
+    (both,) = json.loads(run("search", "a cat", "--image", names[2], "--weights", "1,3", *common))["results"]
+    mixed = text + 3 * images[2]
+    score = {match["name"]: match["score"] for match in both["matches"]}[names[0]]
+    assert score == pytest.approx(images[0] @ mixed / np.linalg.norm(mixed), abs=1e-5)
+    (words,) = json.loads(run("search", "a cat", "--kind", "text", "--top-k", 1, *common))["results"]
+    assert words["matches"][0] == {"name": "a cat", "score": pytest.approx(1, abs=1e-5)}
+
+    (near,) = json.loads(run("neighbours", names[0], "--top-k", 1, *common))["results"]
+    assert near["matches"] == [{"name": names[1], "score": pytest.approx(1, abs=1e-5)}]
+    (other,) = json.loads(run("neighbours", folder.parent / names[0], "--top-k", 2, *common))["results"]
+    assert {match["name"] for match in other["matches"]} == set(names[:2])
+    groups = json.loads(run("duplicates", "store", "--near", 0.999999, "--json"))["groups"]
+    # All pictures look nearly alike to the small model.
+    assert set(names[:2]) <= {match["name"] for match in groups[0]}
+    assert "3 of 3 images are in 1 groups" in run("duplicates", "store", "--near", 0.01)
+
+
+def test_a_store_of_another_model_is_not_searched(folder: Path) -> None:
+    run("embed", "photos", "--out", "store", "--model", folder, "--dtype", "float16")
+    mk.ImagePreprocessor(64, mean=(0.5, 0.5, 0.5)).save_pretrained(folder)
+    shown = " ".join(run("search", "--image", "photos/rocket.jpg", "--in", "store", status=1).split())
+    assert "the preprocessing of images (Pillow bilinear to 64 px, mean 0 0 0, std 1 1 1 there, " in shown
+    assert "mean 0.5 0.5 0.5" in shown and "weights of" not in shown
+    assert (
+        "Warning"
+        in CliRunner().invoke(app, ["search", "--image", "photos/rocket.jpg", "--in", "store", "--anyway"]).stderr
+    )
+    run("search", "a cat", "--in", "store")  # a text goes through no preprocessing
+    shown = " ".join(run("embed", "photos", "--out", "store", status=1).split())
+    assert "the preprocessing of images" in shown
+    changed = small_model(form="inference", variant="mobileclip_s0")
+    changed.text_encoder.weights[0].assign(changed.text_encoder.weights[0] + 1)
+    (folder / "assets").rmdir()
+    keras.saving.save_model(changed, folder, zipped=False)
+    shown = " ".join(run("search", "a cat", "--in", "store", status=1).split())
+    assert "the weights of the text tower (" in shown and "Use what made them" in shown
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_a_full_disk_leaves_nothing(folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_, **__):
@@ -138,12 +203,24 @@ def test_what_cannot_be_done_is_said_in_one_sentence(folder: Path, monkeypatch: 
         "must end in .npz or .parquet": ("embed", "photos", "--out", "found.csv", "--model", folder),
         "is not a folder that": ("embed", "photos", "--out", "none/found.npz", "--model", folder),
         "found.npz does not exist": ("search", "a cat", "--in", "found.npz"),
+        "Give words to look for, or --image": ("search", "--in", "found.npz"),
+        "photos is no store": ("search", "a cat", "--in", "photos"),
+        "photos holds other files and is no store": ("embed", "photos", "--out", "photos", "--model", folder),
+        "--dtype must be float32 or float16": ("embed", "photos", "--out", "store", "--dtype", "int8"),
+        "--dtype is for a store": ("embed", "photos", "--out", "a.npz", "--dtype", "float16"),
+        "--force is for one file": ("embed", "photos", "--out", "store", "--force"),
+        "empty leads to nothing": ("embed", "empty", "--out", "store", "--model", folder),
+        "gone does not exist": ("index", "gone"),
+        "must be numbers between commas": ("search", "a", "--weights", "a,b", "--in", "found.npz"),
+        "--kind must be image or text": ("search", "a", "--kind", "sound", "--in", "found.npz"),
     }.items():
         shown = " ".join(run(*arguments, status=1).split())
         assert message in shown and "Unexpected" not in shown, shown
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     shown = " ".join(run("embed", "photos", "--out", "found.parquet", "--model", folder, status=1).split())
     assert "mobileclip-keras[parquet]" in shown
+    shown = " ".join(run("embed", "photos", "--out", "store", "--model", folder, status=1).split())
+    assert "Stores and Parquet files need pyarrow" in shown and not Path("store").exists()
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])

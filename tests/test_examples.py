@@ -22,6 +22,8 @@ ARGUMENTS = {"train_shapes": ("--out", "out", *SMALL)}
 # patterns ask for some that only a working model gives.
 EXPECTED = {
     "build_variant": r"image_encoder: 11,457,266 parameters to train, 11,348,032 to run",
+    "contrastive_loop": r"after 20 steps; guessing gives 1\.386\nlearning rate: 1\.5e-04 at first, 3\.0e-04 at most",
+    "collection": r"embedded 8, 0 unreadable\nembedded 1 more, 8 were there\n(.|\n)*the same: (cat|copy).jpg, c",
     "demo": r"equal to PyTorch(.|\n)*9 of 9 labels are right",
     "embeddings": r"of length \[1\. 1\. 1\. 1\.\]",
     "export": r"(?s)SavedModel differs from Keras by (0e\+00|\de-0[6-9]).*LiteRT differs from Keras by \de-0[6-9]",
@@ -30,6 +32,7 @@ EXPECTED = {
     "mixed_precision": r"cosine similarity to float32: \[(1\. +|0\.99\d* *){2}\]",
     "save_and_load": r"image_features: up to 0\.[1-9]\d*, the largest difference is 0\.0",
     "train_shapes": r"Wrote out/mobileclip_shapes\.safetensors",
+    "training_ways": r"(?s)in chunks: .*LoRA: .* of adapters\ndistilled: .*between: logit scale 1\d",
     "zero_shot": r"astronaut\.jpg: \w+ \d+%",
 }
 

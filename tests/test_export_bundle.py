@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.cli.evaluated import check_request, open_model
 from mobileclip_keras.converters.deploy import export as export_module
 from mobileclip_keras.converters.deploy import jobs, processes
 from mobileclip_keras.converters.deploy.contents.bundle import read_bundle
@@ -24,15 +25,18 @@ from mobileclip_keras.converters.deploy.export import Exported, export
 from mobileclip_keras.converters.deploy.processes import in_own_process
 from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
-from mobileclip_keras.converters.deploy.request import DeployError, make_request
+from mobileclip_keras.converters.deploy.request import DeployError, Request, make_request
 from mobileclip_keras.converters.deploy.runtimes.lint import lint
 from mobileclip_keras.converters.deploy.runtimes.operation import Operation, TensorInfo
 from mobileclip_keras.keras_models.errors import MissingPackageError, MobileClipError
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.keras_models.store.writing.own_files import sha256
 from mobileclip_keras.verify.criteria import MAX_RATIO, RMS_RATIO
+from mobileclip_keras.verify.evaluation.data.open_data import open_dataset
+from mobileclip_keras.verify.evaluation.evaluate import evaluate
 
 from .converted import write_converted
+from .datasets import CLASSES, rows, write_webdataset
 from .small import small_model, small_variant
 from .small_verified import MCI, build, rows_of
 from .small_verified import reference as small_reference
@@ -166,6 +170,45 @@ def test_the_readme_has_no_gaps(litert: Exported) -> None:
 def test_a_bundle_is_proven_again_by_itself(litert: Exported) -> None:
     proof = verify_bundle(litert.folder)
     assert proof.passed and [check.batch for check in proof.checks] == [1, 4]
+
+
+def test_a_bundle_is_evaluated_in_its_own_runtime(litert: Exported, folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(str(write_webdataset(tmp_path / "data", rows(9))))
+    encoders = [open_model(str(each), None) for each in (litert.folder, folder)]
+    bundle, original = (evaluate(encoder, data, tmp_path / "work") for encoder in encoders)
+    assert encoders[0].identity["kind"] == "bundle for LiteRT"
+    assert bundle.figures == original.figures and bundle.images == 9
+
+
+def test_what_of_a_bundle_is_not_evaluated(bundle: Path) -> None:
+    (bundle / "text.tflite").write_bytes(b"")
+    with pytest.raises(DeployError, match=r"is not as it was exported: text\.tflite"):
+        open_model(str(bundle), None)
+    for request, said in (
+        (Request("litert", ("image",), (1,)), "holds one tower alone"),
+        (
+            Request("litert", ("image", "text"), (1,), preprocess=True, pixels=(48, 64)),
+            "pictures of 48 x 64 pixels alone",
+        ),
+    ):
+        with pytest.raises(DeployError, match=said):
+            check_request(bundle, request)
+
+
+@NIGHTLY
+@pytest.mark.parametrize("options", [{"preprocess": True}, {"embed_outside": True}])
+def test_other_bundles_are_evaluated_too(options: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    done = export(str(folder), "saved-model", out=tmp_path / "bundle", run_job=here, **options)
+    bundle, original = (open_model(str(each), None) for each in (done.folder, folder))
+    images = [image for image, _ in rows(5)]
+    for kind in ("images", "texts"):
+        found, expected = (
+            each.encode_images([each.prepare(image) for image in images])
+            if kind == "images"
+            else each.encode_texts(CLASSES)
+            for each in (bundle, original)
+        )
+        assert (found * expected).sum(axis=-1).min() > 1 - 1e-4
 
 
 def test_a_wrong_tower_is_not_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,8 +408,6 @@ def refuse(said: str, folder: Path, tmp_path: Path) -> None:
     ("to", "options", "said"),
     [
         ("coreml", {}, "There is no runtime 'coreml'"),
-        ("litert", {"quantize": "int3"}, "There is no recipe 'int3'"),
-        ("openvino", {"quantize": "fp16"}, "OpenVINO has no recipe 'fp16' here"),
         ("litert", {"batch": "0"}, "whole numbers from 1 to 1024"),
         ("litert", {"batch": "any"}, "batches of fixed sizes"),
         ("onnx", {"batch": "1,2"}, "takes one batch, or --batch any"),
@@ -399,7 +440,7 @@ def test_a_runtime_that_is_not_installed(folder: Path, tmp_path: Path, monkeypat
 
 def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     def full(job: str, spec: dict[str, Any], backend: str) -> dict[str, Any]:
-        Path(spec["out"], "image.tflite").write_bytes(b"some")
+        Path(spec["candidates"][0]["out"], "image.tflite").write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(MobileClipError, match="no space left on device"):

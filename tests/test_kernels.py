@@ -98,8 +98,10 @@ OTHERS = [
 ]
 CASES = [*CONVOLUTIONS, *DENSE, *DENSE_OF_VECTORS, *ATTENTION, *ATTENTION_AT, *NORMS, *OTHERS]
 
-# Memory, dtypes and export. Their tests stand below, in test_saving.py, test_threads.py and test_tensorflow.py.
+# Memory, dtypes, export and sizes of groups. Their tests stand below, in test_saving.py, test_threads.py,
+# test_tensorflow.py and test_rounding.py.
 NOT_ARITHMETIC = {
+    "in_chunks",
     "compiled",
     "copy_value",
     "device_name",
@@ -107,6 +109,7 @@ NOT_ARITHMETIC = {
     "float64_enabled",
     "float64_is_kept",
     "full_float32",
+    "group_of",
     "half_precisions",
     "hand_over",
     "is_on_host",
@@ -420,6 +423,39 @@ def test_nothing_is_kept_for_a_gradient_that_nobody_asks_for() -> None:
     with kernels.without_gradients():
         outputs = kernels.dense(keras.ops.ones((2, 4)), kernel.value)
     assert not getattr(outputs, "requires_grad", False)
+
+
+# --- A batch in chunks ---
+
+
+def stepwise(weights: list[Any], state: list[Any], rows: Any) -> tuple[Any, list[Any]]:
+    """Results that depend on what came before, and a state of which one part changes and one does not."""
+    seen, factor = state
+    results = (rows @ weights[0]) ** 2 * factor + seen * keras.ops.sum(weights[0], axis=0)
+    return results, [seen + keras.ops.sum(rows), factor]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(7, 3), (6, 3), (2, 3), (5, 1)])
+def test_chunks_give_what_the_plain_ones_give(rows: int, size: int) -> None:
+    batch, weight, factors = normal(rows, 4), normal(4, 2), np.cos(np.arange(2.0 * rows)).reshape(rows, 2)
+    with float64_enabled():
+        inputs = keras.ops.convert_to_tensor(batch, dtype="float64")
+        state = [keras.ops.convert_to_tensor(value, dtype="float64") for value in (0.5, 2.0)]
+
+        def results(kernel: Any) -> Function:
+            return lambda matrix: kernel(stepwise, [matrix], [*state], inputs, size)[0]
+
+        matrix = keras.ops.convert_to_tensor(weight, dtype="float64")
+        (found, after), (expected, truth) = (
+            kernel(stepwise, [matrix], [*state], inputs, size) for kernel in (kernels.in_chunks, plain.in_chunks)
+        )
+        assert error(keras.ops.convert_to_numpy(found), keras.ops.convert_to_numpy(expected)) < EXACT
+        assert after.keys() == truth.keys() == {0}
+        assert abs(float(after[0]) - float(truth[0])) < EXACT
+        gradient = gradients(results(plain.in_chunks), (weight,), factors)[0]
+        compile_it = keras.backend.backend() != "torch"  # torch.compile does not follow checkpoints everywhere
+        for way in {False, compile_it}:
+            assert error(gradients(results(kernels.in_chunks), (weight,), factors, way)[0], gradient) < EXACT
 
 
 # --- Memory ---

@@ -27,7 +27,7 @@ NEVER = {
     "verify": {f"{PACKAGE}.weight_maps"},
 }
 # What a file imports only inside the function that needs it, so that the rest works without it.
-LAZY = FRAMEWORKS | {"huggingface_hub", "matplotlib", "pyarrow"}
+LAZY = FRAMEWORKS | {"huggingface_hub", "matplotlib", "pyarrow", "scipy", "usearch"}
 LAZY_IN = {"keras_models": LAZY | {f"{PACKAGE}.converters"}}
 # The reference modules are PyTorch's own classes, and are themselves imported lazily.
 TORCH_CLASSES = ROOT / "verify" / "torch_models"

@@ -281,6 +281,12 @@ DISAGREEMENTS: dict[str, tuple[str, tuple[Any, ...], Any, str]] = {
     "bias": ("config.json", ("config", "logit_bias"), True, "logit_bias: True, where it should be False"),
     "converted bias": (CONVERSION, ("source", "logit_bias"), True, "logit_bias: False, where it should be True"),
     "dtype": (CONVERSION, ("dtype",), "float16", "dtype: float32, where it should be float16"),
+    "dtype of the model": (
+        "config.json",
+        ("config", "dtype"),
+        "float16",
+        "says dtype: float16, where it should be float32",
+    ),
     "dtype of a tower": (
         "config.json",
         (*IMAGE, "dtype"),
@@ -320,6 +326,9 @@ def test_each_part_speaks_of_the_same_model(publishable: Path) -> None:
         (publishable / file).write_bytes(before)
     change(publishable / "tokenizer_config.json", "model_max_length", to=64)
     assert disagreements(publishable, ()) == ["tokenizer_config.json says model_max_length: 64, where it should be 77"]
+    (publishable / "tokenizer.json").write_text("{}")
+    (found,) = disagreements(publishable, ())
+    assert "tokenizer.json" in found
 
 
 def test_the_convention_is_that_of_the_conversion(publishable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +415,14 @@ def test_a_text_tower_alone_has_fewer_files(publishable: Path, monkeypatch: pyte
     assert find_problems(publishable) == []
     change(publishable / VERIFICATION, "sample", "logits", 0, 63, to=0)
     assert "does not compute" in find_problems(publishable)[0]
+
+
+def test_a_form_that_was_not_compared_in_float32_is_named_and_not_run(publishable: Path) -> None:
+    """By how far PyTorch's own float32 was off, it is judged what its logits may differ by."""
+    change(publishable / VERIFICATION, "float32", to=[])
+    problems = find_problems(publishable)
+    assert any("was not compared with PyTorch in float32" in problem for problem in problems)
+    assert not any("does not compute" in problem for problem in problems)
 
 
 def test_what_the_folder_is_run_for_comes_last(publishable: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ NEVER_THERE = ("matplotlib", "open_clip", "tensorflow", "timm", "torch", "torchv
 NEEDS_TORCH = f"{PACKAGE}.verify.torch_models"
 # What differs on a backend stands in a file of its own, which only that backend imports.
 OTHER_BACKENDS = {
-    f"{PACKAGE}.keras_models.kernels.{name}" for name in ("tensorflow", "tensorflow_pixels", "torch", "torch_precision")
+    f"{PACKAGE}.keras_models.kernels.{name}"
+    for name in ("tensorflow", "tensorflow_chunks", "tensorflow_pixels", "torch", "torch_precision")
 }
 
 

@@ -131,7 +131,8 @@ def verify_model(
 
     Args:
         variant: its name, for the report.
-        make_model: gives the model in a form and a dtype. Called once for each; each model is freed before the next.
+        make_model: gives the model in a form and a dtype. Called once for each, by several threads where models are
+            small enough (`AT_ONCE`). Of large ones, each is freed before the next, but for the first form in float32.
         forms: the forms to verify. What lower precision costs is measured on the first.
         reference: the PyTorch model in float64.
         inputs: of the variant.
@@ -153,6 +154,8 @@ def verify_model(
         compile_it = thorough or form == forms[0] or kernels.COMPILES_IN_SECONDS
         side = run_keras(make_model, form, inputs, known, compile_it, thorough, lines.of(form))
         lines.end(form)
+        if form != forms[0]:
+            side.model = None  # which frees it
         return side
 
     def torch_side() -> TorchSide:
@@ -177,7 +180,9 @@ def verify_model(
     }
     verification.exact = [computed.check(form, torch.features, reference) for form, computed in ours.items()]
     with kernels.without_gradients():
-        verification.costs = _costs(ours[forms[0]].model, torch.features, inputs, progress)
+        model = ours[forms[0]].model
+        assert model is not None
+        verification.costs = _costs(model, torch.features, inputs, progress)
     with full_float32():
         verification.rounding = _judge(verification, ours, torch.runs, reference, inputs, progress)
     verification.torch_runs = len(torch.runs)

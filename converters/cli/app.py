@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from . import convert, export, publish, use
+from . import convert, evaluate, export, publish, searches, use
 
 app = typer.Typer(
     help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
@@ -21,7 +21,11 @@ for command in (
     convert.to_torch,
     use.classify,
     use.embed,
-    use.search,
+    searches.search,
+    searches.neighbours,
+    searches.duplicates,
+    searches.index,
+    evaluate.evaluate,
     publish.publish,
     export.export,
     export.demo,

@@ -12,6 +12,7 @@ from .terminal import Force, Json, console, errors, plain_errors, print_json, sa
 
 if TYPE_CHECKING:
     from ..deploy.proofs.proof import Check
+    from ..deploy.proofs.verify_bundle import Proof
 
 
 def export(
@@ -22,7 +23,17 @@ def export(
     batch: Annotated[
         str | None, typer.Option(help='Rows at once: numbers between commas, or "any" where the runtime takes it.')
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="fp16 for half the size; float32 if left out.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="fp16, int8-weights, int8, int4-weights, or auto; float32 if left out.")
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of --quantize, what to measure on: pictures, a folder of them, a .txt file with texts."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="The smallest cosine, and the part of best matches that stay; auto takes 0.995."),
+    ] = None,
     preprocess: Annotated[
         bool, typer.Option("--preprocess", help="Resize, crop and normalise inside the graph, from uint8.")
     ] = False,
@@ -38,7 +49,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a bundle for phones and browsers, proven in its own runtime against PyTorch."""
-    with plain_errors(folder, out, src, runtime):
+    with plain_errors(folder, out, src, runtime, *(calibrate or ())):
         from ..deploy.export import export as export_folder
 
         done = export_folder(
@@ -52,6 +63,8 @@ def export(
             towers=towers,
             batch=batch,
             quantize=quantize,
+            calibrate=tuple(calibrate or ()),
+            budget=budget,
             preprocess=preprocess,
             pixels=pixels,
             embed_outside=embed_outside,
@@ -60,6 +73,9 @@ def export(
             checks = [check.to_json() for check in done.checks]
             print_json({"folder": str(done.folder), **done.about, "checks": checks})
             return
+        certificate = done.about.get("quantization")
+        if certificate is not None:
+            console.print(table_of_trials(certificate))
         console.print(table_of(done.checks))
         for name, part in done.about["towers"].items():
             findings = part.get("not_for_gpu_delegates", ())
@@ -116,19 +132,43 @@ def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
         )
     else:
         console.print(table_of(proof.checks))
-        say(f"{shown(folder)} {'equals' if proof.passed else 'differs from'} {proof.against}.")
+        say(f"{shown(folder)} {_verdict(proof)} {proof.against}.")
         if proof.note:
             say(proof.note)
     if not proof.passed:
         raise typer.Exit(1)
 
 
+def _verdict(proof: "Proof") -> str:
+    """How a bundle's files compare, in words. Rounded weights are never equal to what they were rounded from."""
+    if proof.stored == "float32":
+        return "equals" if proof.passed else "differs from"
+    words = "are within what the bundle states of" if proof.passed else "are further than the bundle states from"
+    from ..deploy.quantize.recipes import WORDS
+
+    return f"holds rounded weights ({WORDS.get(proof.stored, proof.stored)}), whose features {words}"
+
+
+def table_of_trials(certificate: dict[str, Any]) -> Table:
+    """One row for each recipe and tower."""
+    table = Table("recipe", "tower", "MB", "size", "latency", "smallest cosine", "best matches kept", "")
+    for trial in certificate["tried"]:
+        for name, tower in trial["towers"].items():
+            cosine = "no numbers" if tower["smallest_cosine"] is None else f"{tower['smallest_cosine']:.5f}"
+            numbers = f"{tower['bytes'] / 1e6:.1f}", f"{tower['size']:.3f}", f"{tower['latency']:.2f}"
+            kept = "taken" if trial["recipe"] == certificate["stored"] else ""
+            table.add_row(trial["recipe"], name, *numbers, cosine, f"{tower['agreement']:.1%}", kept)
+    return table
+
+
 def table_of(checks: "list[Check]") -> Table:
     """One row for each way and batch."""
-    table = Table("way", "batch", "rms / PyTorch's", "maximum / PyTorch's", "other best matches", "")
+    columns = "rms / PyTorch's", "maximum / PyTorch's", "smallest cosine", "other best matches"
+    table = Table("way", "batch", *columns, "")
     for check in checks:
         rounding = check.rounding
         verdict = ("passed" if check.passed else "failed") if check.judged else "measured only"
-        numbers = f"{rounding.rms_ratio:.2f}", f"{rounding.max_ratio:.2f}", str(rounding.top1_differences)
+        cosine = f"{min(check.cosines.values()):.5f}"
+        numbers = f"{rounding.rms_ratio:.2f}", f"{rounding.max_ratio:.2f}", cosine, str(rounding.top1_differences)
         table.add_row(check.way or "default", str(check.batch), *numbers, verdict)
     return table

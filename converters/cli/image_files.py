@@ -12,6 +12,7 @@ import numpy as np
 from ...keras_models.errors import MobileClipError
 from ...keras_models.inputs.image_reading import is_url, readable_suffixes
 from ...keras_models.inputs.preprocessing import ImageError, ImagePreprocessor
+from ...keras_models.tasks.embedding.finding import files_below
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for argument in arguments:
         if os.path.isdir(argument):
-            files = _images_below(Path(argument), suffixes)
+            files = [path for path in files_below(argument) if _is_image(path, suffixes)]
         elif glob.has_magic(argument) and not os.path.exists(argument) and not is_url(argument):
             files = [path for path in sorted(glob.glob(argument, recursive=True)) if _is_image(path, suffixes)]
         else:
@@ -52,15 +53,6 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             raise NoImagesError(f"{argument} leads to no image files.")
         found |= dict.fromkeys(files)
     return list(found)
-
-
-def _images_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (os.path.join(place, name) for name in sorted(files) if not name.startswith("."))
-        found += [path for path in paths if _is_image(path, suffixes)]
-    return found
 
 
 def _is_image(path: str, suffixes: frozenset[str]) -> bool:

@@ -1,7 +1,7 @@
 """The command that puts converted weights on the Hub."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,13 +19,17 @@ def publish(
     ] = False,
     revision: Annotated[str | None, typer.Option(help="The branch to upload to; main if left out.")] = None,
     tag: Annotated[str | None, typer.Option(help="Of the upload; v and the package version if left out.")] = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="What `evaluate --out` wrote, for the card; may be given again.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Upload a verified folder to the Hugging Face Hub, with its model card and licence."""
-    with plain_errors(folder, repo, revision, tag):
+    with plain_errors(folder, repo, revision, tag, evaluation or []):
         from ..hub.publish import publish as publish_folder
 
-        done = publish_folder(folder, repo, private=private, dry_run=dry_run, revision=revision, tag=tag)
+        options: dict[str, Any] = {"private": private, "dry_run": dry_run, "revision": revision, "tag": tag}
+        done = publish_folder(folder, repo, **options, evaluations=evaluation or ())
         if as_json:
             print_json(done.to_json())
             return

@@ -1,4 +1,4 @@
-"""The commands that use converted models: classify, embed and search."""
+"""The commands that use converted models: classify and embed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from rich.table import Table
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.shown import shown
+from . import collection
+from .collection import DEFAULT_MODEL
 from .progress import bars
 from .terminal import Force, Json, console, errors, plain_errors, print_json, say
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ...keras_models.models.model import MobileClipModel
     from .image_files import ImageBatches
 
-DEFAULT_MODEL = "s2"
+EMBEDDING_SUFFIXES = (".npz", ".parquet")
 LARGEST_TEXT = 64 << 20
 """Bytes of a file of labels or texts."""
 
@@ -86,74 +88,85 @@ def classify(
 
 
 def embed(
-    images: Images,
-    out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
-    texts_file: Annotated[Path | None, typer.Option(help="A file with texts to embed, one on each line.")] = None,
-    model: Model = DEFAULT_MODEL,
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders, patterns; for a store also WebDataset .tar, .parquet and .txt files."),
+    ],
+    out: Annotated[Path, typer.Option(help="A folder: the store, made or continued. Or one file: .npz or .parquet.")],
+    texts_file: Annotated[
+        Path | None, typer.Option(help="For one file: a file with texts to embed, one on each line.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"As for classify. If left out, that of the store, or {DEFAULT_MODEL}.")
+    ] = None,
     batch_size: BatchSize = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the vectors in a new store: float32 (if left out) or float16.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help='Of Parquet files, with bytes or paths of images; else "image" or "path".')
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write the features of images, and of texts, into a file."""
-    with plain_errors(images, out, texts_file, model):
-        from ...keras_models.inputs.tokenizer import Tokenizer
-        from ...keras_models.models.features import encode
-        from ...keras_models.tasks.embedding_files import Embeddings, check_embedding_target
-        from .image_files import find_images
-
-        check_embedding_target(out, force)
-        texts = tuple(_lines(texts_file)) if texts_file is not None else ()
-        files = find_images(images)
-        quiet = errors if as_json else console
-        network = _load(model, "both" if texts else "image", quiet)
-        names: list[str] = []
-        parts: list[NDArray[np.floating]] = []
-        with _batches(files, _preprocessor(model, network), batch_size, quiet) as batches:
-            for paths, pixels in batches:
-                parts.append(encode(network, "image", pixels, batches.batch_size, fill=True))
-                names += map(_printable, paths)
-        width = network.image_encoder.embed_dim
-        text_features = np.empty((0, width), np.float32)
-        if texts and names:
-            with bars(quiet)(f"Encoding {len(texts)} texts"):
-                text_features = encode(network, "text", Tokenizer()(texts)).astype(np.float32)
-        if names:
-            origin = str(Path(model).absolute()) if Path(model).is_dir() else model
-            features = np.concatenate(parts).astype(np.float32)
-            Embeddings(origin, tuple(names), features, texts, text_features).save(out, force)
-        if as_json:
-            facts = {"images": len(names), "texts": len(texts), "embed_dim": width, "model": model}
-            print_json({"file": str(out) if names else None, **facts, "unreadable": _unreadable(batches)})
-        elif names:
-            also = f" and {len(texts)} texts" if texts else ""
-            say(f"Wrote {len(names)} images{also}, {width} numbers each, to {out}.")
-        _finish(batches, len(names), as_json)
-
-
-def search(
-    queries: Annotated[list[str], typer.Argument(help="What to look for, in words. Each text gets its own list.")],
-    source: Annotated[Path, typer.Option("--in", help="What `embed` wrote.")],
-    model: Annotated[str | None, typer.Option(help="A model to use in place of the one that the file names.")] = None,
-    top_k: TopK = 5,
-    as_json: Json = False,
-) -> None:
-    """Find the images that fit words best, in a file that `embed` wrote."""
-    with plain_errors(source, model):
-        from ...keras_models.tasks.embedding_files import Embeddings
-        from ...keras_models.tasks.retrieval import EmbeddingIndex
-
-        stored = Embeddings.load(source)
-        quiet = errors if as_json else console
-        network = _load(model or stored.model, "text", quiet)
-        found = EmbeddingIndex(stored.names, stored.features, network).search(queries, top_k)
-        results = [
-            {"query": query, "matches": [match._asdict() for match in matches]}
-            for query, matches in zip(queries, found, strict=True)
-        ]
-        if as_json:
-            print_json({"model": model or stored.model, "results": results})
+    """Write the features of images, and of texts, into a store that may be continued, or into one file."""
+    with plain_errors(data, out, texts_file, model):
+        if out.suffix in EMBEDDING_SUFFIXES:
+            _refuse(out, "a store", **{"--dtype": dtype, "--column": column})
+            _embed_file(data, out, texts_file, model or DEFAULT_MODEL, batch_size, force, as_json)
         else:
-            console.print(_table(results, "matches", "name", "score", "{:.3f}"))
+            _refuse(out, "one file, .npz or .parquet", **{"--texts-file": texts_file, "--force": force})
+            collection.embed(data, out, model, batch_size, dtype, column, as_json)
+
+
+def _refuse(out: Path, place: str, **options: object) -> None:
+    """Refuses options that the kind of output has no use for."""
+    for name, value in options.items():
+        if value:
+            raise LinesError(f"{name} is for {place}, and {out} is something else.")
+
+
+def _embed_file(
+    images: list[str],
+    out: Path,
+    texts_file: Path | None,
+    model: str,
+    batch_size: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from ...keras_models.inputs.tokenizer import Tokenizer
+    from ...keras_models.models.features import encode
+    from ...keras_models.tasks.embedding_files import Embeddings, check_embedding_target
+    from .image_files import find_images
+
+    check_embedding_target(out, force)
+    texts = tuple(_lines(texts_file)) if texts_file is not None else ()
+    files = find_images(images)
+    quiet = errors if as_json else console
+    network = _load(model, "both" if texts else "image", quiet)
+    names: list[str] = []
+    parts: list[NDArray[np.floating]] = []
+    with _batches(files, _preprocessor(model, network), batch_size, quiet) as batches:
+        for paths, pixels in batches:
+            parts.append(encode(network, "image", pixels, batches.batch_size, fill=True))
+            names += map(_printable, paths)
+    width = network.image_encoder.embed_dim
+    text_features = np.empty((0, width), np.float32)
+    if texts and names:
+        with bars(quiet)(f"Encoding {len(texts)} texts"):
+            text_features = encode(network, "text", Tokenizer()(texts)).astype(np.float32)
+    if names:
+        origin = str(Path(model).absolute()) if Path(model).is_dir() else model
+        features = np.concatenate(parts).astype(np.float32)
+        Embeddings(origin, tuple(names), features, texts, text_features).save(out, force)
+    if as_json:
+        facts = {"images": len(names), "texts": len(texts), "embed_dim": width, "model": model}
+        print_json({"file": str(out) if names else None, **facts, "unreadable": _unreadable(batches)})
+    elif names:
+        also = f" and {len(texts)} texts" if texts else ""
+        say(f"Wrote {len(names)} images{also}, {width} numbers each, to {out}.")
+    _finish(batches, len(names), as_json)
 
 
 def _load(name: str, towers: str, quiet: Console) -> "MobileClipModel":

@@ -23,8 +23,11 @@ from .contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
 from .contents.tokenizer_files import write_tokenizer
 from .processes import in_own_process
 from .proofs.inputs import ProofInputs, proof_inputs
-from .proofs.proof import Check, prove
+from .proofs.proof import Check, Stored, prove
 from .proofs.reference import Truth
+from .quantize.calibration import Calibration, find_calibration, read_inputs
+from .quantize.certificate import PICTURE_FILE, Rounded, draw
+from .quantize.choosing import round_and_choose
 from .request import DeployError, Request, default_out, make_request
 from .sources import Source, find_source
 from .web.browser import why_no_browser
@@ -78,6 +81,7 @@ def export(
     found = find_source(name, source)
     request = make_request(to, found.held, **options)
     request.how.check_packages(making=True)
+    calibration = find_calibration(options.get("calibrate", ()))
     require_packages()
     files = None
     if request.runtime == "web":
@@ -88,7 +92,7 @@ def export(
     out = out or default_out(found.name.removesuffix("-keras"), to)
     check_target(out, force, BUNDLE_FILE)
     with written_whole(out, force, BUNDLE_FILE) as staged:
-        about, checks = _write(found, request, staged, source, files, progress, run_job)
+        about, checks = _write(found, request, staged, source, files, calibration, progress, run_job)
     return Exported(out, request, about, checks)
 
 
@@ -98,27 +102,32 @@ def _write(
     staged: Path,
     source: Path | None,
     runtime: Path | None,
+    calibration: Calibration,
     progress: Progress,
     run_job: RunJob,
 ) -> tuple[dict[str, Any], list[Check]]:
-    spec = {"folder": str(found.folder), "request": request_to_json(request), "variant": found.variant.name}
-    with progress(f"Converting to {request.how.title}"):
-        made = run_job("convert", {**spec, "out": str(staged), "about": _metadata(found, request)}, "tensorflow")
+    inputs = proof_inputs(found.variant, found.image_size, request)
+    made, rounded = _convert(found, request, staged, calibration, inputs, progress, run_job)
+    stored = Stored(request.recipe if rounded is None else rounded.chosen)
     if runtime is not None:
         write_page(staged, runtime)
-    inputs = proof_inputs(found.variant, found.image_size, request)
     with progress("Computing with PyTorch"):
         truth = compute(found, request, source, run_job)
     with progress("Comparing with PyTorch"):
-        checks, truth = judge(staged, found, request, inputs, truth, source, run_job)
+        checks, truth = judge(staged, found, request, inputs, truth, source, run_job, stored)
     check_passed(checks)
+    certificate = None
+    if rounded is not None:
+        certificate = rounded.certificate(request, checks)
+        checks = [replace(check, bound=certificate["bound"]) for check in checks]
+        draw(rounded.trials, rounded.chosen, staged / PICTURE_FILE)
     write_golden(staged / golden.FOLDER, inputs, truth, made)
     tokenizer = None
     if "text" in request.towers:
         difference = write_tokenizer(staged / TOKENIZER_FOLDER, Tokenizer(made["context_length"]))
         tokenizer = difference.to_json()
     preprocessor = ImagePreprocessor.from_pretrained(found.folder) if "image" in request.towers else None
-    about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer)
+    about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer, certificate)
     (staged / LICENSE_FILE).write_text(terms_of(found.variant).text, encoding="utf-8")
     (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
     if runtime is not None:
@@ -135,6 +144,33 @@ def _write(
     return about, checks
 
 
+def _convert(
+    found: Source,
+    request: Request,
+    staged: Path,
+    calibration: Calibration,
+    fixed: ProofInputs,
+    progress: Progress,
+    run_job: RunJob,
+) -> tuple[dict[str, Any], Rounded | None]:
+    """Writes the towers' files. Returns what bundle.json says of them, and what rounding gave."""
+    spec = {"folder": str(found.folder), "request": request_to_json(request), "variant": found.variant.name}
+
+    def convert(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        job = {**spec, "candidates": candidates, "about": _metadata(found, request)}
+        return run_job("convert", job, "tensorflow")["candidates"]
+
+    def round_weights(rows: Path, out: Path) -> dict[str, Any]:
+        return run_job("round", {**spec, "rows": str(rows), "out": str(out)}, "tensorflow")
+
+    if request.recipe == "float32":
+        with progress(f"Converting to {request.how.title}"):
+            return convert([{"recipe": "float32", "out": str(staged), "weights": None}])[0], None
+    inputs = read_inputs(calibration, found.folder, request, fixed)
+    own = calibration.to_json(inputs)
+    return round_and_choose(request, inputs, staged, convert, round_weights, own, progress)
+
+
 def _metadata(found: Source, request: Request) -> dict[str, str]:
     """What each file says of itself."""
     terms = terms_of(found.variant)
@@ -142,7 +178,6 @@ def _metadata(found: Source, request: Request) -> dict[str, str]:
         "name": found.variant.title,
         "description": f"A tower of {found.variant.title}, exported by mobileclip-keras; bundle.json says more.",
         "variant": found.variant.name,
-        "recipe": request.recipe,
         "license": f"{terms.license}. {terms.notice}",
         "source_sha256": str(found.conversion["source"].get("sha256")),
     }
@@ -182,14 +217,15 @@ def judge(
     truth: Truth,
     source: Path | None,
     run_job: RunJob,
+    stored: Stored | None = None,
 ) -> tuple[list[Check], Truth]:
     """The checks of a bundle's files. Where one failed by no more than luck explains, PyTorch runs more often."""
-    checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact))
+    checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact), stored)
     failed = [check for check in checks if check.judged and not check.passed]
     if failed and all(check.rounding.may_be_luck for check in failed):
         more = compute(found, request, source, run_job, more=True)
         truth = replace(truth, runs=[*truth.runs, *more.runs])
-        checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact))
+        checks = prove(folder, request, inputs, truth.exact, *torch_errors(truth.runs, truth.exact), stored)
     return checks, truth
 
 
@@ -198,6 +234,11 @@ def check_passed(checks: list[Check]) -> None:
     for check in checks:
         if check.judged and not check.passed:
             rounding = check.rounding
+            if check.recipe not in ("float32", "fp16"):
+                raise DeployError(
+                    f"The exported files give features that are no numbers, or not of length 1 (batch {check.batch}): "
+                    "give another recipe."
+                )
             raise DeployError(
                 f"The exported files do not compute what PyTorch computes (batch {check.batch}): the root mean "
                 f"square of the error is {rounding.rms_ratio:.3g} times PyTorch's own and its maximum "

@@ -1,6 +1,12 @@
-"""Float16 that is safe: layers whose numbers leave its range are found by running, and stay float32."""
+"""Files with smaller weights in the place of float32's.
+
+Float16 is safe: layers whose numbers leave its range are found by running, and stay float32.
+"""
 
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +32,30 @@ def round_to_half(runtime: Runtime, path: Path, batches: list[Arrays]) -> dict[s
     """
     found = runtime.code.largest_activations(path, batches)
     kept = [name for name, largest in found.items() if not largest <= LARGEST]
-    float32 = path.with_name(f"float32-{path.name}")
-    path.rename(float32)
-    runtime.code.write_fp16(float32, path, kept)
-    float32.unlink()
+    with set_aside(path) as float32:
+        runtime.code.write_fp16(float32, path, kept)
     largest = max(found.values(), key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
     layers = list(dict.fromkeys(map(layer_of, kept)))
     return {"largest_activation": largest if math.isfinite(largest) else None, "kept_in_float32": layers}
+
+
+def store_rounded(runtime: Runtime, path: Path, integers: bool) -> None:
+    """Stores rounded weights as what they are, in a file's place; `write_rounded` of a runtime says how."""
+    with set_aside(path) as float32:
+        runtime.code.write_rounded(float32, path, integers)
+
+
+@contextmanager
+def set_aside(path: Path) -> Iterator[Path]:
+    """Within this context, a file and what belongs to it lie in a folder beside their place; then they are gone."""
+    aside = path.parent / "float32"
+    aside.mkdir()
+    try:
+        for each in path.parent.glob(f"{path.stem}.*"):
+            each.rename(aside / each.name)
+        yield aside / path.name
+    finally:
+        shutil.rmtree(aside)
 
 
 def split(given: dict[str, Any], batch: int) -> list[Arrays]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...keras_models.registry import get_variant
 from .contents.bundle import request_from_json
-from .half import round_to_half, split
+from .half import round_to_half, split, store_rounded
 from .proofs.inputs import ProofInputs, proof_inputs
 from .proofs.proof import FREE_BATCH, in_batches
 from .request import Request
@@ -23,56 +23,94 @@ def convert(spec: Facts) -> Facts:
     """Writes the files of the towers, by TensorFlow.
 
     Args:
-        spec: "folder" that was converted, "out" to write to, "request", "variant", and "about", which each file says.
+        spec: "folder" that was converted, "request", "variant", "about", which each file says, and "candidates". Of
+            each of these it writes the files: "recipe", "out", the folder to write to, and "weights", the file of
+            rounded ones, or None.
 
     Returns:
-        What bundle.json says of files and model.
+        What bundle.json says of files and model, for each candidate.
     """
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.models.features import logit_bias, logit_scale
-    from ...keras_models.models.model import MobileClipModel
-    from .contents.part_facts import metadata, part_facts
+    from .quantize.round_job import changed_model
     from .runtimes.parts import parts_of
 
-    folder, out, request = Path(spec["folder"]), Path(spec["out"]), request_from_json(spec["request"])
-    towers = "both" if len(request.towers) == 2 else request.towers[0]
-    model = MobileClipModel.from_pretrained(folder, form="inference", dtype="float32", towers=towers)
+    folder, request = Path(spec["folder"]), request_from_json(spec["request"])
+    model = _model(folder, request)
     preprocessor = ImagePreprocessor.from_pretrained(folder) if "image" in request.towers else None
     image, text = model.image_encoder, model.text_encoder
     inputs = proof_inputs(get_variant(spec["variant"]), image and image.image_size, request)
-    facts: Facts = {
+    common: Facts = {
         "embed_dim": (image or text).embed_dim,
         "context_length": text and text.context_length,
         "logit_scale": logit_scale(model),
         "logit_bias": logit_bias(model),
-        "parts": {},
-        "float16": {},
     }
+    if preprocessor is not None and inputs.pixels is not None:
+        common["distance_from_pillow"] = _distance(preprocessor, inputs)
+    parts = parts_of(model, request, preprocessor)
+    found = []
+    for candidate in spec["candidates"]:
+        with changed_model(model, candidate["weights"]):
+            found.append({**common, **_write_all(parts, candidate, request, inputs, spec["about"])})
+    return {"candidates": found}
+
+
+def _model(folder: Path, request: Request) -> Any:
+    """The inference form of a folder, with the towers that are asked for."""
+    from ...keras_models.models.model import MobileClipModel
+
+    towers = "both" if len(request.towers) == 2 else request.towers[0]
+    return MobileClipModel.from_pretrained(folder, form="inference", dtype="float32", towers=towers)
+
+
+def _write_all(
+    parts: list["Part"], candidate: Facts, request: Request, inputs: ProofInputs, about: dict[str, str]
+) -> Facts:
+    """A file for each part, stored by the candidate's recipe."""
+    from .contents.part_facts import metadata, part_facts
+
+    out, recipe = Path(candidate["out"]), candidate["recipe"]
+    facts: Facts = {"parts": {}, "float16": {}}
     images = {"image": inputs.fixed.images} if inputs.pixels is None else {"pixels": inputs.pixels}
     texts = {"tokens": inputs.fixed.tokens.astype(np.int32)}
-    for part in parts_of(model, request, preprocessor):
+    for part in parts:
         path = out / f"{part.name}{request.how.suffix}"
-        _write(part, request, path)
-        if request.recipe == "fp16":
+        write_part(part, request, path)
+        if recipe == "fp16":
             batches = split(images if part.name == "image" else texts, (request.batches or (1,))[0])
             facts["float16"][part.name] = round_to_half(request.how, path, batches)
+        elif recipe != "float32":
+            store_rounded(request.how, path, integers=recipe == "int8")
         if part.name == "text_lookup":
             texts = _looked_up(path, request, texts)
-        request.how.code.describe(path, {**spec["about"], "tower": part.name, **metadata(part)})
+        request.how.code.describe(path, {**about, "recipe": recipe, "tower": part.name, **metadata(part)})
         facts["parts"][part.name] = part_facts(part, request, path)
-    if preprocessor is not None and inputs.pixels is not None:
-        facts["distance_from_pillow"] = _distance(preprocessor, inputs)
     return facts
 
 
-def _write(part: "Part", request: Request, path: Path) -> None:
+def write_part(part: "Part", request: Request, path: Path) -> None:
     """A part's file, by way of a SavedModel, which every converter reads."""
-    from .runtimes.saved_model import save
+    from .runtimes.saved_model import save, save_without_weights
 
     saved = path.with_name(f"{part.name}.saved")
-    save(part, request.batches, saved)
+    (save_without_weights if request.how.weights_apart else save)(part, request.batches, saved)
     request.how.code.write(saved, path, request.batches)
     shutil.rmtree(saved, ignore_errors=True)
+
+
+def round_weights(spec: Facts) -> Facts:
+    """Decides what each weight becomes, and writes the rounded ones.
+
+    Args:
+        spec: "folder", "out" (a folder), "request", and "rows", the file of inputs.
+    """
+    from .quantize import round_job
+    from .quantize.calibration import load_rows
+
+    request = request_from_json(spec["request"])
+    model = _model(Path(spec["folder"]), request)
+    return round_job.round_weights(model, request, load_rows(Path(spec["rows"])), Path(spec["out"]))
 
 
 def _looked_up(path: Path, request: Request, tokens: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -113,4 +151,4 @@ def reference(spec: Facts) -> Facts:
     return {}
 
 
-JOBS = {"convert": convert, "reference": reference}
+JOBS = {"convert": convert, "reference": reference, "round": round_weights}

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...keras_models.errors import MobileClipError
+from .quantize.recipes import BY_LAYER, MEASURED, RECIPES
 from .runtimes.registry import RUNTIMES, Runtime
 
 TOWERS = ("image", "text")
-RECIPES = ("float32", "fp16")
-"""How weights are kept. "fp16" halves them; layers whose activations leave float16's range stay float32."""
 LARGEST_BATCH = 1024
 LARGEST_SIDE = 16_384
 
@@ -25,10 +24,12 @@ class Request:
         runtime: a key of RUNTIMES.
         towers: of TOWERS, in that order.
         batches: rows that are computed at once; empty for any number.
-        recipe: one of RECIPES.
+        recipe: one of RECIPES, which say how weights are kept.
         preprocess: whether the image tower takes uint8 pixels, which it resizes, crops and normalises itself.
         pixels: (height, width) of those; None for any.
         embed_outside: whether the look-up of token ids is a file of its own.
+        budget: the smallest cosine, and the smallest share of best matches that stay, which the files must reach;
+            None where any will do, or, for the recipe "auto", recipes.DEFAULT_BUDGET.
     """
 
     runtime: str
@@ -38,6 +39,7 @@ class Request:
     preprocess: bool = False
     pixels: tuple[int, int] | None = None
     embed_outside: bool = False
+    budget: float | None = None
 
     @property
     def how(self) -> Runtime:
@@ -55,6 +57,8 @@ def make_request(
     preprocess: bool = False,
     pixels: str | None = None,
     embed_outside: bool = False,
+    budget: float | None = None,
+    calibrate: tuple[Path, ...] = (),
 ) -> Request:
     """What the options of a command ask for.
 
@@ -67,6 +71,8 @@ def make_request(
         preprocess: as for Request.
         pixels: "480x640", height first.
         embed_outside: as for Request.
+        budget: as for Request.
+        calibrate: pictures and texts that the recipe is measured on; `calibration` reads them.
 
     Raises:
         DeployError: for what cannot be had, in one sentence.
@@ -80,6 +86,7 @@ def make_request(
     if recipe not in runtime.recipes:
         able = [name for name, each in RUNTIMES.items() if recipe in each.recipes]
         raise DeployError(f"{runtime.title} has no recipe {recipe!r} here. Give --to {_either(tuple(able))}.")
+    _check_measured(recipe, budget, calibrate)
     chosen = _towers(towers, held)
     if preprocess and "image" not in chosen:
         raise DeployError("--preprocess is about images, and the image tower is not among --towers.")
@@ -97,7 +104,17 @@ def make_request(
         if batch not in (None, "1"):
             raise DeployError("Images of any size go through the graph one by one: --batch 1, or --pixels 480x640.")
         batches = (1,)
-    return Request(to, chosen, batches, recipe, preprocess, size, embed_outside)
+    return Request(to, chosen, batches, recipe, preprocess, size, embed_outside, budget)
+
+
+def _check_measured(recipe: str, budget: float | None, calibrate: tuple[Path, ...]) -> None:
+    """Raises DeployError where what a recipe is measured by is wrong, or there is nothing to measure."""
+    if budget is not None and not 0 < budget <= 1:
+        raise DeployError(f"--budget takes a number above 0 and at most 1, such as 0.995, not {budget:g}.")
+    if budget is not None and recipe not in MEASURED:
+        raise DeployError(f"--budget is about rounded weights: give it with --quantize {_either(MEASURED)}.")
+    if calibrate and recipe not in BY_LAYER:
+        raise DeployError(f"--calibrate is about recipes that are measured: --quantize {_either(BY_LAYER)}.")
 
 
 def _towers(asked: str | None, held: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
 from ...keras_models.shown import shown_name
+from .card_figures import evaluation_section, model_index
 from .terms import APPLES, Terms, asset, card_parts
 
 CARD_FILE = "README.md"
@@ -103,6 +104,8 @@ class CardInfo:
     """The switches that let float32 be computed with fewer bits, as they were set: "name = value"."""
     costs: tuple[CostRow, ...] = ()
     """Of lower precision; empty where the device has none."""
+    certificates: tuple[dict[str, Any], ...] = ()
+    """Of evaluations of exactly these weights."""
 
 
 def render_card(info: CardInfo) -> str:
@@ -133,6 +136,8 @@ def render_card(info: CardInfo) -> str:
         source_sha256=_code(info.source_sha256),
         changes="\n".join(f"- {change}" for change in _changes(info)),
         verification=_verification(info),
+        model_index=model_index(variant.title, info.certificates),
+        evaluation=evaluation_section(info.certificates),
     )
 
 

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ from ...keras_models.store.file_names import CONVERSION_FILE, FILES_RECORD, TRAI
 from ...keras_models.store.folder import form_folders, read_config
 from ...keras_models.store.hub_errors import HubError
 from .agreement import find_disagreements
+from .certificates import read_certificates
 from .contents import file_hashes, find_changes, published_files
 from .model_card import CARD_FILE, LICENSE_FILE, validate_card
 from .records import VERIFICATION_FILE, RecordError, file_digest, read_record, write_card
@@ -72,6 +73,7 @@ def publish(
     token: str | None = None,
     revision: str | None = None,
     tag: str | None = None,
+    evaluations: Sequence[str | Path] = (),
 ) -> Publication:
     """Uploads a converted folder whose verification passed for exactly the files in it.
 
@@ -88,6 +90,7 @@ def publish(
         token: with write access; None for HF_TOKEN or the login of the Hub's client. A dry run needs none.
         revision: the branch to upload to; None for main.
         tag: of the commit; None for "v" and the version of this package. A tag never moves.
+        evaluations: certificates that `evaluate` wrote, whose figures the model card shows.
 
     Raises:
         PublishError: listing what keeps the folder from being published.
@@ -97,11 +100,16 @@ def publish(
     if not _REPO_ID.fullmatch(repo):
         raise HubError(f"Cannot upload to {shown_name(repo)}: name the repository as user/name.")
     problems, hashes = _look_at(folder)
+    certificates: tuple[dict[str, Any], ...] = ()
+    if evaluations:
+        variant = read_record(folder, CONVERSION_FILE)["variant"]
+        certificates, wrong = read_certificates(evaluations, hashes, variant)
+        problems += wrong
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise PublishError(f"{folder} cannot be published:{listed}")
     tag = tag or _version_tag()
-    with _staged(folder, repo, hashes) as staged:
+    with _staged(folder, repo, hashes, certificates) as staged:
         variant = VARIANTS[read_record(staged, CONVERSION_FILE)["variant"]]
         validate_card((staged / CARD_FILE).read_text(encoding="utf-8"), terms_of(variant))
         hashes[CARD_FILE] = file_digest(staged / CARD_FILE, staged)
@@ -164,13 +172,16 @@ def _record_hash(folder: Path) -> str:
 
 
 @contextmanager
-def _staged(folder: Path, repo: str, hashes: dict[str, str]) -> Iterator[Path]:
+def _staged(
+    folder: Path, repo: str, hashes: dict[str, str], certificates: tuple[dict[str, Any], ...]
+) -> Iterator[Path]:
     """The files to publish: those of `folder`, its weights as links, and a model card for this repository.
 
     Args:
         folder: that was looked at.
         repo: for the card.
         hashes: of each file when it was looked at.
+        certificates: for the card.
 
     Raises:
         PublishError: where a file is another by now.
@@ -188,7 +199,7 @@ def _staged(folder: Path, repo: str, hashes: dict[str, str]) -> Iterator[Path]:
         changed = [path for path in copied if file_digest(staged / path, staged) != hashes[path]]
         if changed:
             raise PublishError(f"{folder} was changed while it was looked at: {', '.join(changed)}. Publish it again.")
-        write_card(staged, repo)
+        write_card(staged, repo, certificates)
         yield staged
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,16 @@ def write_license(folder: Path) -> None:
     (folder / LICENSE_FILE).write_text(terms_of(variant).text, encoding="utf-8")
 
 
-def write_card(folder: Path, repo_id: str | None = None) -> None:
+def write_card(folder: Path, repo_id: str | None = None, certificates: tuple[dict[str, Any], ...] = ()) -> None:
     """Writes the model card into a converted folder.
 
     Args:
         folder: with its records.
         repo_id: where it will be published, for the usage examples; None for a name that the reader replaces.
+        certificates: of evaluations of exactly these weights, as `read_certificates` gives them.
     """
-    (folder / CARD_FILE).write_text(render_card(_card_info(folder, repo_id)), encoding="utf-8")
+    info = replace(_card_info(folder, repo_id), certificates=certificates)
+    (folder / CARD_FILE).write_text(render_card(info), encoding="utf-8")
 
 
 def _card_info(folder: Path, repo_id: str | None) -> CardInfo:

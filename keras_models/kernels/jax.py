@@ -11,6 +11,7 @@ from jax import numpy as jnp
 
 from ..types import Tensor
 from . import plain
+from .chunks import changes
 from .jax_depthwise import sum_of_shifted, with_quick_gradient
 from .processor import processor_name
 
@@ -75,6 +76,52 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
     if bias is not None:
         outputs = outputs + bias
     return outputs if activation is None else activation(outputs)
+
+
+def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """A scan, so that the function is compiled once for all chunks of one size, of which there are at most two.
+
+    A scan keeps what it hands on, once for each chunk. So only what the function changes is handed on.
+    """
+    count = -(-rows.shape[0] // size)
+    least, longer = divmod(rows.shape[0], count)
+    even = jnp.reshape(rows[: least * count], (least, count, *rows.shape[1:])).swapaxes(0, 1)
+    changing = _changing(run, weights, state, even[0])
+
+    @jax.checkpoint
+    def step(moving: Any, rows: Any) -> Any:
+        now = [*state]
+        for place, value in zip(changing, moving, strict=True):
+            now[place] = value
+        part, after = run(weights, now, rows)
+        return [jax.lax.stop_gradient(after[place]) for place in changing], part
+
+    moving = [state[place] for place in changing]
+    last = rows[least * count :]  # one more for each of the first chunks
+    parts = []
+    if longer:
+        moving, part = jax.lax.scan(step, moving, jnp.concatenate([even[:longer], last[:, None]], axis=1))
+        parts, last = [part[:, :least]], part[:, least]
+    if longer < count:
+        moving, part = jax.lax.scan(step, moving, even[longer:])
+        parts.append(part)
+    results = jnp.reshape(jnp.concatenate(parts).swapaxes(0, 1), (least * count, *parts[0].shape[2:]))
+    if longer:
+        results = jnp.concatenate([results, last])
+    return results, dict(zip(changing, moving, strict=True))
+
+
+def _changing(run: Any, weights: Any, state: Any, rows: Any) -> list[int]:
+    """Which of the state a function changes."""
+    places: list[int] = []
+
+    def watched(*arguments: Any) -> Any:
+        part, after = run(*arguments)
+        places.extend(changes(arguments[1], after))
+        return part
+
+    jax.eval_shape(watched, weights, state, rows)
+    return places
 
 
 def exp(inputs: Any) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from ..types import Tensor
+from .chunks import changes, interleaved
 from .processor import processor_name, processor_precisions
 
 Picks = Tensor | slice
@@ -128,13 +129,19 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
         Float (batch, units).
     """
     length = kernel.shape[0]
-    group = math.gcd(length, TERMS_OF_GROUP)
-    if group < SMALLEST_GROUP or group == length:
+    group = group_of(length)
+    if group == length:
         return inputs @ kernel
     # Plain products of slices: converters to other runtimes, and their integer kernels, know these as dense layers.
     starts = range(0, length, group)
     parts = [inputs[:, start : start + group] @ kernel[start : start + group] for start in starts]
     return sum(parts[1:], start=parts[0])
+
+
+def group_of(length: int) -> int:
+    """How many of so many inputs `dense_of_vectors` adds up one after the other: `length` where all."""
+    group = math.gcd(length, TERMS_OF_GROUP)
+    return length if group < SMALLEST_GROUP else group
 
 
 def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:
@@ -402,6 +409,41 @@ def _inverse_root(numbers: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _float32_at_least(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+# --- A function of a batch, a part of the batch at a time ---
+
+Run = Callable[[list[Tensor], list[Tensor], Tensor], tuple[Tensor, list[Tensor]]]
+"""From weights, state and rows to results, (rows, ...), and the state afterwards. What of the state did not change is
+the same object."""
+
+
+def in_chunks(
+    run: Run, weights: list[Tensor], state: list[Tensor], rows: Tensor, size: int
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """The results of a function over a batch, of which a chunk is computed at a time.
+
+    There are len(rows) / size chunks, rounded up. Of k chunks, chunk i has the rows i, i + k, i + 2 k, ... Each starts
+    from the state that the one before left. A backend's own way keeps nothing of a chunk but its results, and computes
+    it again for the gradient, from the same state. This one keeps all.
+
+    Args:
+        run: the function. It reads no variables but by its arguments.
+        weights: what gradients are asked for.
+        state: what else it reads. Its changes have no gradient.
+        rows: (batch, ...), with no gradient of its own.
+        size: rows of a chunk, at most.
+
+    Returns:
+        The results in the order of the rows, and the last state, by place, of what changed.
+    """
+    count = -(-rows.shape[0] // size)
+    parts, now = [], state
+    for index in range(count):
+        part, after = run(weights, now, rows[index::count])
+        now = [old if old is new else ops.stop_gradient(new) for old, new in zip(now, after, strict=True)]
+        parts.append(part)
+    return interleaved(parts), changes(state, now)
 
 
 # --- Not arithmetic: dtypes, and memory that NumPy and the backend share (see memory.py) ---

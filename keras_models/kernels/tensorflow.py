@@ -13,6 +13,7 @@ import tensorflow as tf
 from ..types import Tensor
 from . import plain
 from .processor import processor_name, processor_precisions
+from .tensorflow_chunks import in_chunks as in_chunks
 
 XLA_IS_FAST = False
 """XLA takes several times longer to compile a tower than TensorFlow takes to make a graph of it, and its depthwise

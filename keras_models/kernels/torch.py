@@ -5,20 +5,21 @@ layer norms without Keras' casts took 10 to 15 % off the image towers and 1.5 of
 (benchmarks/inference.py).
 """
 
-import math
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import keras
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ..types import Tensor
 from . import plain
+from .chunks import changes, interleaved
 from .processor import processor_name, processor_precisions
 from .torch_precision import full_float32 as full_float32
 from .torch_precision import switches as precision_switches  # noqa: F401
@@ -70,8 +71,8 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
 def dense_of_vectors(inputs: Any, kernel: Any) -> Tensor:
     """The groups of plain.py as one batched product. Slices would each be an operation, and three for the gradient."""
     length, units = kernel.shape
-    group = math.gcd(length, plain.TERMS_OF_GROUP)
-    if group < plain.SMALLEST_GROUP or group == length:
+    group = plain.group_of(length)
+    if group == length:
         return inputs @ kernel
     parts = inputs.reshape(-1, length // group, group).transpose(0, 1)
     return (parts @ kernel.reshape(-1, group, units)).sum(0)
@@ -109,6 +110,20 @@ def batch_norm_in_training(
     switch = torch.backends.cudnn.enabled
     outputs = torch.batch_norm(inputs.movedim(-1, 1), gamma, beta, *moved, True, 1 - momentum, epsilon, switch)
     return outputs.movedim(1, -1), *moved
+
+
+def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """PyTorch's own checkpoints: a chunk runs again, from the same state, when its gradient is asked for."""
+    count = -(-rows.shape[0] // size)
+    parts, now = [], [*state]
+    for index in range(count):
+        part, after = checkpoint(partial(run, weights, now), rows[index::count], use_reentrant=False)
+        following = [old if old is new else new.detach() for old, new in zip(now, after, strict=True)]
+        for place in changes(now, following):
+            now[place] = now[place].clone()  # the variable's own memory, which will hold what comes after the batch
+        now = following
+        parts.append(part)
+    return interleaved(parts), changes(state, now)
 
 
 def without_gradients() -> AbstractContextManager[Any]:

@@ -62,18 +62,18 @@ class Convolution(Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        options: dict[str, Any] = {"strides": self.strides, "padding": self._margins, "depthwise": self.depthwise}
+        options: dict[str, Any] = {"strides": self.strides, "padding": self.margins, "depthwise": self.depthwise}
         return kernels.convolve(inputs, kernel, bias, training=bool(training), **options)
 
     @property
-    def _margins(self) -> tuple[int, int]:
+    def margins(self) -> tuple[int, int]:
         """Zeros above and below, and left and right."""
         rows, columns = (size // 2 if self.padding is None else self.padding for size in self.kernel_size)
         return rows, columns
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         sizes = []
-        for size, kernel, pad in zip(input_shape[1:3], self.kernel_size, self._margins, strict=True):
+        for size, kernel, pad in zip(input_shape[1:3], self.kernel_size, self.margins, strict=True):
             sizes.append(None if size is None else (size + 2 * pad - kernel) // self.strides + 1)
         return (input_shape[0], *sizes, self.filters)
 

@@ -17,24 +17,26 @@ from ..store.load import load_pretrained
 from ..store.model_config import check_towers
 from ..store.save import SavesItself, save_folder
 from ..towers.folding import reparameterize
-from ..training.class_weights import check_class_weight
 from ..training.losses import contrastive_loss, sigmoid_loss
+from ..training.optimizer import MAX_LOG_LOGIT_SCALE, MAX_LOGIT_SCALE, AtMost
 from ..types import Tensor
 from .copying import adapted_layers, copy_model, merged_copy
 from .features import FeatureModel
 from .image_encoder import MobileClipImageEncoder
+from .in_chunks import FitsInChunks, run_tower
 from .own_state import restore, split_config
+from .pair_weights import WeighsPairs
 from .quantizing import Quantizable
 from .text_encoder import MobileClipTextEncoder
 from .trainable import freeze, trainable_config
+from .tunable import Tunable
 
-MAX_LOGIT_SCALE = 100.0
 INITIAL_LOGIT_BIAS = -10.0
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipModel(TakesTokens, Quantizable, keras.Model):
+class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPairs, keras.Model):
     """MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691): images and texts to comparable features.
 
     Args:
@@ -48,8 +50,8 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
     padded with 0), or both.
     Outputs: a dict with "image_features" and "text_features" (float, (batch, embed_dim), of length 1) for what was
     given, and "logit_scale" (a scalar, after exp, at most 100): similarities in [-1, 1] times it are logits. The
-    variable `logit_scale` is its logarithm, which starts at ln(1 / 0.07) and is trained. With `logit_bias`, there is a
-    "logit_bias" too (a scalar): it is added to the logits, starts at -10 and is trained.
+    variable `logit_scale` is its logarithm, which starts at ln(1 / 0.07), is trained, and is kept below ln(100). With
+    `logit_bias`, there is a "logit_bias" too (a scalar): it is added to the logits, starts at -10 and is trained.
 
     Raises:
         ValueError: for inputs that a tower does not take, or that no tower is there for.
@@ -76,6 +78,7 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             name="logit_scale",
             shape=(),
             initializer=keras.initializers.Constant(INITIAL_LOGIT_SCALE),
+            constraint=AtMost(MAX_LOG_LOGIT_SCALE),
             autocast=False,
         )
         self.logit_bias = None
@@ -250,9 +253,9 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
         if unknown or not inputs:
             towers = ", ".join(f"'{key}'" for key, tower in known.items() if tower is not None)
             raise ValueError(f"The inputs are a dict with {towers}; got {unknown or 'an empty dict'}.")
-        outputs = {}
+        size, outputs = self.chunk_size_for(training), {}
         for key in inputs:
-            outputs[f"{key}_features"] = kernels.unit_length(known[key](inputs[key], training=training))
+            outputs[f"{key}_features"] = kernels.unit_length(run_tower(known[key], inputs[key], training, size))
         outputs["logit_scale"] = self.scale()
         if self.logit_bias is not None:
             # A copy: JAX gives the variable's own memory away in `fit` and `predict`.
@@ -276,20 +279,6 @@ class MobileClipModel(TakesTokens, Quantizable, keras.Model):
             made = FeatureModel(self)
             self._feature_model = lambda: made
         return self._feature_model()
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`. Without targets, `sample_weight` weighs pairs; `class_weight` has no classes there.
-
-        Raises:
-            ValueError: for a `class_weight` without targets.
-        """
-        check_class_weight(self, super().fit, args, kwargs)
-        return super().fit(*args, **kwargs)
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; see `fit`."""
-        check_class_weight(self, super().train_on_batch, args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

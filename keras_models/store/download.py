@@ -17,6 +17,7 @@ def download_file(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     again: bool = False,
+    repo_type: str = "model",
 ) -> Path:
     """One file of a repository, downloaded if the cache does not hold it.
 
@@ -30,16 +31,19 @@ def download_file(
         cache_dir: None for the Hub client's own cache.
         local_files_only: whether to use the cache alone.
         again: whether to download it also where the cache holds it.
+        repo_type: "model" or "dataset".
 
     Raises:
         HubError: saying what the Hub, the way to it or the disk lacks.
     """
     from huggingface_hub import hf_hub_download
 
-    with plain_errors(f"get {filename} of {repo_id}", repo_id, revision, cache_dir):
+    page = f"datasets/{repo_id}" if repo_type == "dataset" else repo_id
+    with plain_errors(f"get {filename} of {repo_id}", page, revision, cache_dir):
         path = hf_hub_download(
             bare_id(repo_id),
             filename,
+            repo_type=repo_type,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

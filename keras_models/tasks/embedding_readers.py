@@ -183,6 +183,6 @@ def pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingPackageError(
-            'Parquet files need pyarrow: pip install "mobileclip-keras[parquet]". An .npz file does not.'
+            'Stores and Parquet files need pyarrow: pip install "mobileclip-keras[parquet]". An .npz file does not.'
         ) from error
     return pyarrow, pyarrow.parquet

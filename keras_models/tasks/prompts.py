@@ -1,7 +1,7 @@
 """Sentences around labels: the prompt templates of CLIP's zero-shot evaluation (arXiv 2103.00020, 3.1.4)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..errors import MobileClipError
 
@@ -157,6 +157,20 @@ def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise PromptError("There are no labels.")
     return tuple(found)
+
+
+def check_background(background: Iterable[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Background labels without the spaces around them.
+
+    Raises:
+        PromptError: where one is empty, there twice, or among the labels.
+    """
+    given = background if isinstance(background, str) else list(background)
+    if not given:
+        return ()
+    found = check_labels(given)
+    check_labels([*labels, *found])
+    return found
 
 
 def fill(template: str, label: str) -> str:

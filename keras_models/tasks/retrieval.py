@@ -51,7 +51,7 @@ class EmbeddingIndex:
         tokenizer: Callable[[list[str]], "ArrayLike"] | None = None,
     ) -> None:
         self.names = tuple(names)
-        self.features = _unit_rows(np.asarray(features, np.float32))
+        self.features = unit_rows(np.asarray(features, np.float32))
         if len(self.features) != len(self.names):
             raise SearchError(f"There are {len(self.names)} names for {len(self.features)} features.")
         if model is not None and model.text_encoder is None:
@@ -87,7 +87,7 @@ class EmbeddingIndex:
     def _query_features(self, queries: Any) -> "NDArray[np.float32]":
         texts = [queries] if isinstance(queries, str) else queries
         if not (isinstance(texts, list | tuple) and texts and isinstance(texts[0], str)):
-            return _unit_rows(np.atleast_2d(np.asarray(queries, np.float32)))
+            return unit_rows(np.atleast_2d(np.asarray(queries, np.float32)))
         if self.model is None:
             raise SearchError("Searching by texts needs the model that the features come from.")
         from ..models.features import encode
@@ -95,7 +95,12 @@ class EmbeddingIndex:
         return encode(self.model, "text", self.tokenizer(list(texts))).astype(np.float32)
 
 
-def _unit_rows(features: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def unit_rows(features: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Vectors scaled to length 1, (rows, embed_dim).
+
+    Raises:
+        SearchError: where they are no finite numbers of this shape.
+    """
     if features.ndim != 2 or not np.isfinite(features).all():
         raise SearchError(f"Features must be finite numbers (rows, embed_dim), not of shape {features.shape}.")
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -18,14 +18,12 @@ def contrastive_loss(image_features: Any, text_features: Any, logit_scale: Any, 
     Returns:
         A scalar, float32 at least; log(batch) where the features tell nothing.
     """
-    images, texts = _wide(image_features), _wide(text_features)
+    images, texts = wide(image_features), wide(text_features)
     scale = ops.cast(logit_scale, images.dtype)
-    logits = scale * ops.matmul(images, ops.transpose(texts))
+    logits = scale * (images @ ops.transpose(texts))
     matching = scale * ops.sum(images * texts, axis=-1)
     losses = (ops.logsumexp(logits, axis=0) + ops.logsumexp(logits, axis=1)) / 2 - matching
-    if weights is not None:
-        losses = losses * ops.reshape(ops.cast(weights, losses.dtype), (-1,))
-    return ops.mean(losses)
+    return weighted_mean(losses, weights)
 
 
 def sigmoid_loss(
@@ -44,17 +42,26 @@ def sigmoid_loss(
     Returns:
         A scalar, float32 at least.
     """
-    images, texts = _wide(image_features), _wide(text_features)
+    images, texts = wide(image_features), wide(text_features)
     scale, bias = ops.cast(logit_scale, images.dtype), ops.cast(logit_bias, images.dtype)
-    logits = scale * ops.matmul(images, ops.transpose(texts)) + bias
+    logits = scale * (images @ ops.transpose(texts)) + bias
     matching = scale * ops.sum(images * texts, axis=-1) + bias
     # -log sigmoid(-x) = softplus(x); a matching pair has -log sigmoid(x) = softplus(x) - x.
     losses = ops.sum(ops.softplus(logits), axis=1) - matching
-    if weights is not None:
-        losses = losses * ops.reshape(ops.cast(weights, losses.dtype), (-1,))
-    return ops.mean(losses)
+    return weighted_mean(losses, weights)
 
 
-def _wide(value: Any) -> Any:
+def wide(value: Any) -> Any:
+    """A tensor in float32 at least."""
     value = ops.convert_to_tensor(value)
     return ops.cast(value, "float32") if "16" in str(value.dtype) else value
+
+
+def weighted_mean(losses: Any, weights: Any) -> Any:
+    """The mean of the losses of pairs, (batch,), times their weights, (batch,) or (batch, 1); None is for 1.
+
+    keras.ops.mean, like keras.ops.matmul, would turn float64 into float32.
+    """
+    if weights is not None:
+        losses = losses * ops.reshape(ops.cast(weights, losses.dtype), (-1,))
+    return ops.sum(losses) / ops.cast(ops.shape(losses)[0], losses.dtype)

@@ -349,6 +349,12 @@ def resolve(hub: "Hub", request: Request, id: str, rev: str, path: str) -> Respo
     return Response(b"", 302, headers)
 
 
+@route("HEAD GET", "/datasets/{id}/resolve/{rev}/{path}")
+def resolve_data(hub: "Hub", request: Request, id: str, rev: str, path: str) -> Response:
+    """As `resolve`, of a data set, which is kept as "datasets/user/name"."""
+    return resolve(hub, request, f"datasets/{id}", rev, path)
+
+
 @route("PUT", "/lfs/{sha256}", STORAGE_ROUTES)
 def storage_put(hub: "Hub", request: Request, sha256: str) -> Response:
     try:

@@ -28,8 +28,8 @@ MakeModel = Callable[[str, str], "MobileClipModel"]
 class KerasSide:
     """What Keras computed of a form."""
 
-    model: "MobileClipModel"
-    """In float32."""
+    model: "MobileClipModel | None"
+    """In float32; None where nothing more is asked of it."""
     float64: Features
     """Not normalised."""
     logit_scale: float

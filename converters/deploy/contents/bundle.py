@@ -14,6 +14,7 @@ from ....keras_models.store.foreign.json_fields import (
     listed,
     mapping,
     nullable,
+    number,
     problems,
     sha256,
     text,
@@ -23,7 +24,8 @@ from ....keras_models.store.foreign.json_file import JsonError, read_json
 from ....keras_models.store.writing.own_files import sha256 as file_sha256
 from ...hub.model_card import LICENSE_FILE
 from ...hub.terms import terms_of
-from ..request import LARGEST_BATCH, LARGEST_SIDE, RECIPES, TOWERS, DeployError, Request
+from ..quantize.recipes import RECIPES
+from ..request import LARGEST_BATCH, LARGEST_SIDE, TOWERS, DeployError, Request
 from ..runtimes.registry import RUNTIMES
 from .golden import FILE as GOLDEN_FILE
 from .golden import FOLDER as GOLDEN_FOLDER
@@ -41,9 +43,13 @@ _REQUEST = fields(
         "preprocess": flag,
         "pixels": nullable(listed(whole(1, LARGEST_SIDE), most=2, least=2)),
         "embed_outside": flag,
-    }
+    },
+    {"budget": nullable(number(0, 1))},
 )
-_FIELDS = fields({"request": _REQUEST, "model": fields({"variant": text(200)}), "files": mapping(sha256, most=10_000)})
+_FIELDS = fields(
+    {"request": _REQUEST, "model": fields({"variant": text(200)}), "files": mapping(sha256, most=10_000)},
+    {"quantization": fields({"stored": text(among=(*RECIPES, "mixed")), "bound": mapping(number(-3, 1), most=2)})},
+)
 
 
 def describe(
@@ -53,6 +59,7 @@ def describe(
     made: dict[str, Any],
     preprocessor: ImagePreprocessor | None,
     tokenizer: dict[str, Any] | None,
+    certificate: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of bundle.json, but for the hashes of files.
 
@@ -63,6 +70,7 @@ def describe(
         made: what the conversion says of the files and of the model.
         preprocessor: of images; None without the image tower.
         tokenizer: what remains of the differences of tokenizer.json; None without the text tower.
+        certificate: what rounded weights cost, as measured; None for float32.
     """
     terms = terms_of(variant)
     about: dict[str, Any] = {
@@ -91,8 +99,10 @@ def describe(
         "golden": f"{GOLDEN_FOLDER}/{GOLDEN_FILE}",
         "tools": request.how.versions(),
     }
-    if request.recipe == "fp16":
+    if made.get("float16"):
         about["float16"] = made["float16"]
+    if certificate is not None:
+        about["quantization"] = certificate
     if preprocessor is not None:
         about["images"] = _images(request, preprocessor, made)
     if tokenizer is not None:
@@ -154,6 +164,7 @@ def request_to_json(request: Request) -> dict[str, Any]:
         "preprocess": request.preprocess,
         "pixels": None if request.pixels is None else list(request.pixels),
         "embed_outside": request.embed_outside,
+        "budget": request.budget,
     }
 
 
@@ -167,6 +178,7 @@ def request_from_json(content: dict[str, Any]) -> Request:
         content["preprocess"],
         None if content["pixels"] is None else (content["pixels"][0], content["pixels"][1]),
         content["embed_outside"],
+        content.get("budget"),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ....keras_models.registry import get_variant
 from ...hub.terms import bundle_terms
 from ..proofs.proof import Check
+from ..quantize.recipes import WORDS
 
 README_FILE = "README.md"
 
@@ -29,15 +30,17 @@ def tower(name):
 
 
 def tower(name):
-    session = onnxruntime.InferenceSession(about["towers"][name]["file"], providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # makes floats of stored integers once
+    session = onnxruntime.InferenceSession(about["towers"][name]["file"], options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda **given: dict(zip(names, session.run(names, given)))
 """,
     "openvino": """import openvino
 
 
-def tower(name):  # the hint keeps float32; without it, some processors compute in half precision
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+def tower(name):  # the hints keep float32; without them, some processors compute in half precision or in integers
+    hint = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     compiled = openvino.Core().compile_model(about["towers"][name]["file"], "CPU", hint)
     return lambda **given: {output.get_any_name(): value for output, value in compiled(given).items()}
 """,
@@ -142,8 +145,27 @@ def render_readme(about: dict[str, Any], checks: list[Check]) -> str:
         python=_python(about, runtime, towers),
         files="\n".join(files),
         checks="\n".join(rows),
+        rounding=_rounding(about),
         others="\n".join(filter(None, snippets)),
         licence=bundle_terms(get_variant(about["model"]["variant"])),
+    )
+
+
+def _rounding(about: dict[str, Any]) -> str:
+    """What rounded weights cost; "" for float32."""
+    certificate = about.get("quantization")
+    if certificate is None:
+        return ""
+    rows = [
+        f"| {trial['recipe']} | {name} | {tower['bytes'] / 1e6:.1f} | {tower['size']:.3f} | {tower['latency']:.2f} | "
+        f"{'no numbers' if tower['smallest_cosine'] is None else round(tower['smallest_cosine'], 5)} | "
+        f"{tower['agreement']:.1%} |"
+        for trial in certificate["tried"]
+        for name, tower in trial["towers"].items()
+    ]
+    counts = ", ".join(f"{each['count']} {kind} of {each['from']}" for kind, each in certificate["measured_on"].items())
+    return Template(_asset("rounding.template")).substitute(
+        stored=WORDS.get(certificate["stored"], certificate["stored"]), counts=counts, rows="\n".join(rows)
     )
 
 

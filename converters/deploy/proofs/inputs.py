@@ -26,6 +26,12 @@ class ProofInputs:
     fixed: Inputs
     pixels: tuple[np.ndarray, ...] | None
 
+    def golden_rows(self) -> tuple[slice, slice]:
+        """Where the golden images and texts stand. Golden inputs are all golden."""
+        images, texts = len(self.fixed.images), len(self.fixed.tokens)
+        first = 0 if texts <= GOLDEN else SEEDED
+        return slice(max(images - GOLDEN, 0), images), slice(first, first + GOLDEN)
+
     def golden(self) -> "ProofInputs":
         """The photographs, and as many sentences: what a device checks itself against."""
         fixed = self.fixed
@@ -52,13 +58,13 @@ def proof_inputs(variant: Variant, image_size: int | None, request: Request) -> 
         return ProofInputs(fixed, None)
     preprocess = ImagePreprocessor.from_variant(variant.name)
     preprocess.image_size = image_size or variant.image_size
-    pixels = tuple(_pixels(path, request.pixels) for path in sorted(PHOTOS.glob("*.jpg")))
+    pixels = tuple(picture_pixels(path, request.pixels) for path in sorted(PHOTOS.glob("*.jpg")))
     images = np.concatenate([preprocess(array) for array in pixels])
     return ProofInputs(Inputs(images, fixed.tokens, fixed.image_names[SEEDED:], fixed.texts), pixels)
 
 
-def _pixels(path: object, size: tuple[int, int] | None) -> np.ndarray:
-    """A photograph, brought to the size that a graph takes."""
+def picture_pixels(path: object, size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 (height, width, 3) of a picture, brought to the size that a graph takes."""
     image = read_image(path, str(path)).convert("RGB")
     if size is not None:
         image = image.resize((size[1], size[0]))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ....keras_models.registry import get_variant
 from ....keras_models.store.file_names import BUNDLE_FILE
@@ -16,7 +17,7 @@ from ..processes import in_own_process
 from ..request import DeployError, Request
 from ..sources import Source
 from .inputs import proof_inputs
-from .proof import Check, prove
+from .proof import Check, Stored, prove
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Proof:
     checks: list[Check]
     against: str
     """In words."""
+    stored: str
+    """How the weights are kept."""
     note: str = ""
     """What could not be proven here."""
 
@@ -51,13 +54,15 @@ def verify_bundle(
     """
     about = read_bundle(folder)
     request = request_from_json(about["request"])
+    stored = stored_as(about)
     _check_files(folder, about["files"])
     request.how.check_packages(making=False)
     if source is None:
         inputs, truth, errors = golden.read_golden(folder / golden.FOLDER)
         with progress(f"Running in {request.how.title}"):
-            checks = prove(folder, request, inputs, truth, *errors)
-        return Proof(checks, "the golden outputs, which PyTorch computed in float64", _prove_page(folder, request))
+            checks = prove(folder, request, inputs, truth, *errors, stored)
+        against = "the golden outputs, which PyTorch computed in float64"
+        return Proof(checks, against, stored.recipe, _prove_page(folder, request))
     from ....keras_models.errors import MobileClipError
 
     variant = get_variant(about["model"]["variant"])
@@ -71,8 +76,16 @@ def verify_bundle(
     with progress("Computing with PyTorch"):
         exact = compute(found, request, source, run_job)
     with progress(f"Running in {request.how.title}"):
-        checks, _ = judge(folder, found, request, inputs, exact, source, run_job)
-    return Proof(checks, "PyTorch in float64", _prove_page(folder, request))
+        checks, _ = judge(folder, found, request, inputs, exact, source, run_job, stored)
+    return Proof(checks, "PyTorch in float64", stored.recipe, _prove_page(folder, request))
+
+
+def stored_as(about: dict[str, Any]) -> Stored:
+    """How a bundle's weights are kept, and the bound that it states."""
+    certificate = about.get("quantization")
+    if certificate is None:
+        return Stored(about["request"]["recipe"])
+    return Stored(certificate["stored"], certificate["bound"])
 
 
 def _prove_page(folder: Path, request: Request) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..quantize.rounding import smallest_type
 from .operation import Operation
 from .registry import Arrays, Run
 from .saved_model import signature_name
@@ -52,6 +53,98 @@ def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
             regex=f"^{re.escape(name)}", operation_name=everything, algorithm_key=AlgorithmName.NO_QUANTIZE
         )
     out.write_bytes(rounding.quantize().quantized_model)
+
+
+_WEIGHTS = {
+    "FULLY_CONNECTED": (1, 0),
+    "CONV_2D": (1, 0),
+    "DEPTHWISE_CONV_2D": (1, 3),
+    "EMBEDDING_LOOKUP": (1, 0),
+    "BATCH_MATMUL": (1, -1),
+}
+"""Operations with weights: which input these are, and the axis that counts channels."""
+_NO_INT4 = ("DEPTHWISE_CONV_2D", "BATCH_MATMUL")
+_NO_HALF = ("BATCH_MATMUL",)
+"""What the quantiser has no smaller type for, though the runtime may."""
+
+
+def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+    """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
+
+    Args:
+        float32: a file that `write` wrote.
+        out: to be written.
+        integers: whether dense layers with weights of integers compute in integers, which rounds what they are given.
+    """
+    import re
+
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    storing = quantizer.Quantizer(str(float32))
+    chosen = list(_storable(float32))
+    for kind, name, dtype in chosen:
+        casting = AlgorithmName.FLOAT_CASTING if dtype == "float16" else AlgorithmName.MIN_MAX_UNIFORM_QUANT
+        storing.update_quantization_recipe(
+            regex=f"^{re.escape(name)};",
+            operation_name=TFLOperationName[kind],
+            op_config=_stored_as(dtype, kind == "EMBEDDING_LOOKUP" or (integers and kind == "FULLY_CONNECTED")),
+            algorithm_key=casting,
+        )
+    if chosen:
+        out.write_bytes(storing.quantize().quantized_model)
+    else:
+        out.write_bytes(float32.read_bytes())
+
+
+def _stored_as(dtype: str, integers: bool) -> Any:
+    """How the quantiser shall store an operation's weights. A look-up takes integers and makes floats of a few rows."""
+    from ai_edge_quantizer import qtyping
+
+    kind = qtyping.TensorDataType.FLOAT if dtype == "float16" else qtyping.TensorDataType.INT
+    bits = {"float16": 16, "int8": 8, "int4": 4}[dtype]
+    computes = integers and dtype != "float16"
+    return qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(
+            num_bits=bits,
+            dtype=kind,
+            granularity=qtyping.QuantGranularity.TENSORWISE
+            if dtype == "float16"
+            else qtyping.QuantGranularity.CHANNELWISE,
+        ),
+        compute_precision=qtyping.ComputePrecision.INTEGER if computes else qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=not computes,
+    )
+
+
+def _storable(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Of each operation whose weights a smaller type holds: its kind, its name, the type."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    kinds = _names(schema.BuiltinOperator)
+    known: dict[tuple[int, str], str] = {}
+    for graph in model.subgraphs:
+        for each in graph.operators:
+            code = model.operatorCodes[each.opcodeIndex]
+            kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if kind not in _WEIGHTS:
+                continue
+            place, axis = _WEIGHTS[kind]
+            tensor = graph.tensors[each.inputs[place]]
+            data = model.buffers[tensor.buffer].data
+            if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+                continue  # no constant
+            if (tensor.buffer, kind) not in known:
+                array = np.frombuffer(bytes(data), np.float32).reshape(tuple(tensor.shape))
+                allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
+                known[tensor.buffer, kind] = smallest_type(array, (axis % array.ndim,), allowed)
+            refused = kind in _NO_HALF and known[tensor.buffer, kind] == "float16"
+            if known[tensor.buffer, kind] != "float32" and not refused:
+                name = graph.tensors[each.outputs[0]].name
+                yield kind, name.decode() if isinstance(name, bytes) else name, known[tensor.buffer, kind]
 
 
 def describe(path: Path, about: dict[str, str]) -> None:

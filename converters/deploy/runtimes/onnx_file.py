@@ -1,14 +1,15 @@
 """Towers as ONNX files: written by tf2onnx, run by onnxruntime."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..quantize.rounding import BITS, smallest_type, to_integers
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
-from .saved_model import SIGNATURE
+from .saved_model import SIGNATURE, WEIGHT, WEIGHTS_FILE
 
 OPSET = 18
 """The newest that tf2onnx writes."""
@@ -16,7 +17,10 @@ THREADS = 2
 
 
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
-    """Converts a SavedModel. Inputs and outputs keep their names."""
+    """Converts a SavedModel without weights, then puts these in. Inputs and outputs keep their names.
+
+    tf2onnx copies its graph for every step of its optimiser. With the weights of s0 inside, that took 11 GB.
+    """
     import onnx
     from tf2onnx import convert, tf_loader
 
@@ -26,12 +30,48 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     model, _ = convert.from_graph_def(
         graph, name=out.stem, input_names=inputs, output_names=outputs, opset=OPSET, tensors_to_rename=names
     )
+    with np.load(saved / WEIGHTS_FILE) as weights:
+        _put_in(model, weights)
     for tensor in (*model.graph.input, *model.graph.output):  # a free batch has a name, not a number made up
         first = tensor.type.tensor_type.shape.dim[0]
         if not batches and not first.dim_value:
             first.dim_param = "batch"
+    model = _folded(model, out)
     onnx.checker.check_model(model)
     onnx.save(model, str(out))
+
+
+def _put_in(model: Any, weights: Mapping[str, np.ndarray]) -> None:
+    """Makes constants of the inputs that are weights."""
+    from onnx import numpy_helper
+
+    inputs = [tensor for tensor in model.graph.input if not tensor.name.startswith(WEIGHT)]
+    used = [tensor.name for tensor in model.graph.input if tensor.name.startswith(WEIGHT)]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in used)
+
+
+def _folded(model: Any, beside: Path) -> Any:
+    """Computes, once and for all, what depends on constants alone, such as kernels in another order of their axes.
+
+    Args:
+        model: to be optimised by onnxruntime, by standard operations alone.
+        beside: where onnxruntime may write.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(beside)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = onnx.load(str(beside))
+    standard = [each for each in found.opset_import if each.domain in ("", "ai.onnx")]
+    del found.opset_import[:]  # onnxruntime names all that it knows
+    found.opset_import.extend(standard)
+    return found
 
 
 def describe(path: Path, about: dict[str, str]) -> None:
@@ -59,6 +99,84 @@ def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
     onnx.save(half, str(out))
 
 
+_WEIGHTS = {"Conv": (1, 0), "MatMul": (1, -1), "Gemm": (1, -1), "Gather": (0, 0)}
+"""Operations with weights: which input these are, and the axis that counts channels."""
+_INT4_OPSET = 21
+"""The first whose DequantizeLinear takes 4 bits."""
+
+
+def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+    """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
+
+    A session computes with floats: it makes these once, when it is opened with `session.disable_quant_qdq`.
+
+    Args:
+        float32: a file that `write` wrote.
+        out: to be written.
+        integers: not for this runtime.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(float32))
+    graph = model.graph
+    axes = _weight_axes(graph)
+    nodes, stored, smallest = [], [], set()
+    for initializer in graph.initializer:
+        kind = "float32"
+        if initializer.name in axes and initializer.data_type == onnx.TensorProto.FLOAT:
+            array = numpy_helper.to_array(initializer)
+            axis = axes[initializer.name] % array.ndim
+            kind = smallest_type(array, (axis,))
+        smallest.add(kind)
+        if kind == "float32":
+            stored.append(initializer)
+        else:
+            tensors, node = _restored(initializer.name, array, axis, kind)
+            stored += tensors
+            nodes.append(node)
+    rest = list(graph.node)
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(stored)
+    graph.node.extend([*nodes, *rest])
+    if "int4" in smallest:
+        for each in model.opset_import:
+            each.version = max(each.version, _INT4_OPSET)
+        model.ir_version = max(model.ir_version, 10)
+    onnx.save(model, str(out))
+
+
+def _weight_axes(graph: Any) -> dict[str, int]:
+    """The axis that counts channels, for each tensor that only operations with weights use, and all by one axis."""
+    found: dict[str, set[int | None]] = {}
+    for node in graph.node:
+        place, axis = _WEIGHTS.get(node.op_type, (None, None))
+        turned = node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+        for position, name in enumerate(node.input):
+            found.setdefault(name, set()).add((0 if turned else axis) if position == place else None)
+    return {name: axis for name, (axis, *more) in found.items() if axis is not None and not more}
+
+
+def _restored(name: str, array: np.ndarray, axis: int, kind: str) -> tuple[list[Any], Any]:
+    """Stored tensors, and the operation that makes float32 of them under the old name."""
+    import ml_dtypes
+    import onnx
+    from onnx import helper, numpy_helper
+
+    inner = f"{name}_{kind}"
+    if kind == "float16":
+        node = helper.make_node("Cast", [inner], [name], name=f"{name}_restored", to=onnx.TensorProto.FLOAT)
+        return [numpy_helper.from_array(array.astype(np.float16), inner)], node
+    integers, scales = to_integers(array, (axis,), BITS[kind])
+    if kind == "int4":
+        tensor = numpy_helper.from_array(integers.astype(ml_dtypes.int4), inner)
+    else:
+        tensor = numpy_helper.from_array(integers, inner)
+    inputs = [inner, f"{name}_scale"]
+    node = helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_restored", axis=axis)
+    return [tensor, numpy_helper.from_array(scales, inputs[1])], node
+
+
 def open_tower(path: Path, batch: int | None, way: str = "") -> Run:
     """Runs a file on the processor."""
     session = _session(str(path))
@@ -75,6 +193,7 @@ def _session(model: str | bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # makes floats of stored integers once
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

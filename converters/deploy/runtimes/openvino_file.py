@@ -1,13 +1,17 @@
 """Towers as OpenVINO files (.xml and .bin): written and run by openvino."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..quantize.rounding import BITS, SMALLEST, Axes, smallest_type, to_integers
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
+
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Without these, a device may compute in half precision, and in integers where weights are integers."""
 
 
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
@@ -16,6 +20,100 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
 
     model = openvino.convert_model(str(saved))
     openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
+    """Stores weights in float16, but for those of some operations. They are computed with in float32.
+
+    Args:
+        float32: a file that `write` wrote.
+        out: to be written.
+        kept: names of the operations whose weights stay float32.
+    """
+
+    def half(array: np.ndarray, axes: Axes, name: str) -> str:
+        return "float32" if array.size < SMALLEST or name in kept else "float16"
+
+    _store(float32, out, half)
+
+
+def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+    """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
+
+    Args:
+        float32: a file that `write` wrote.
+        out: to be written.
+        integers: not for this runtime, which computes in integers by itself where that is faster.
+    """
+    _store(float32, out, lambda array, axes, name: smallest_type(array, axes, ("int8",)))
+
+
+def _store(float32: Path, out: Path, choose: Callable[[np.ndarray, Axes, str], str]) -> None:
+    """Stores each weight in the type that is chosen for its numbers, its channels' axes and its operation's name."""
+    import openvino
+
+    model: Any = openvino.Core().read_model(str(float32))
+    for node in model.get_ordered_ops():
+        place, axes = _weight_of(node)
+        constant = None if place is None else node.input_value(place).get_node()
+        if constant is None or constant.get_type_name() != "Constant":
+            continue
+        array = np.array(constant.data)
+        if array.dtype != np.float32 or not array.ndim:
+            continue
+        axes = tuple(axis % array.ndim for axis in axes)
+        kind = choose(array, axes, node.get_friendly_name())
+        if kind != "float32":
+            node.input(place).replace_source_output(_restored(array, axes, kind).output(0))
+    openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def _weight_of(node: Any) -> tuple[int | None, Axes]:
+    """Which input of an operation is a weight, and the axes of that which count channels."""
+    kind = node.get_type_name()
+    if kind == "MatMul":
+        return 1, ((-2,) if node.get_attributes()["transpose_b"] else (-1,))
+    return {"Convolution": (1, (0,)), "GroupConvolution": (1, (0, 1)), "Gather": (0, (0,))}.get(kind, (None, ()))
+
+
+def _restored(array: np.ndarray, axes: Axes, kind: str) -> Any:
+    """The operation that makes float32 of stored numbers."""
+    import openvino.opset13 as ops
+
+    if kind == "float16":
+        return ops.convert(ops.constant(array.astype(np.float16)), "f32")
+    integers, scales = to_integers(array, axes, BITS[kind])
+    shape = [size if axis in axes else 1 for axis, size in enumerate(array.shape)]
+    return ops.multiply(ops.convert(ops.constant(integers), "f32"), ops.constant(scales.reshape(shape)))
+
+
+def largest_activations(path: Path, batches: list[Arrays]) -> dict[str, float]:
+    """The largest size of a number that each operation puts out, by the operation's name.
+
+    Args:
+        path: a file.
+        batches: inputs, one batch after the other.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model: Any = core.read_model(str(path))
+    outputs = [
+        node.output(0)
+        for node in model.get_ordered_ops()
+        if node.get_type_name() not in ("Constant", "Parameter", "Result")
+        and node.output(0).get_element_type().get_type_name() == "f32"
+    ]
+    model.add_outputs(outputs)  # but for those that are outputs already
+    names = [result.input_value(0).get_node().get_friendly_name() for result in model.get_results()]
+    compiled = core.compile_model(model, "CPU", FLOAT32)
+    found: dict[str, float] = {}
+    for given in batches:
+        results = compiled(given)
+        for place, name in enumerate(names):
+            value = results[compiled.output(place)]
+            found[name] = max(found.get(name, 0.0), float(np.abs(value).max()) if value.size else 0.0)
+    return found
 
 
 def describe(path: Path, about: dict[str, str]) -> None:
@@ -38,13 +136,12 @@ def open_tower(path: Path, batch: int | None, way: str = "default") -> Run:
     Args:
         path: the .xml file.
         batch: is that of the file.
-        way: "float32" for the hint that keeps float32 throughout; "default" for what the device prefers, which is half
-            precision on processors that have it.
+        way: "float32" for the hints that keep float32 throughout; "default" for what the device prefers, which is half
+            precision on processors that have it, and products of integers where weights are integers.
     """
     import openvino
 
-    hint = {"INFERENCE_PRECISION_HINT": "f32"} if way == "float32" else {}
-    compiled = openvino.Core().compile_model(str(path), "CPU", hint)
+    compiled = openvino.Core().compile_model(str(path), "CPU", FLOAT32 if way == "float32" else {})
     names = {output: output.get_any_name() for output in compiled.outputs}
 
     def run(given: Arrays) -> Arrays:

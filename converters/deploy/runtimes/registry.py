@@ -29,8 +29,10 @@ class Runtime:
         suffix: of a tower's file; "" for a folder.
         recipes: those that it has.
         module: the file beside this one that writes and runs its files.
+        int4: the kinds of weights that its files hold in 4 bits.
         ways: the settings that a file is proven under, "" for the default alone.
         fixed_shapes: whether its files have one shape for each batch.
+        weights_apart: whether its converter gets the weights apart from the program.
     """
 
     title: str
@@ -40,8 +42,10 @@ class Runtime:
     suffix: str
     recipes: tuple[str, ...]
     module: str
+    int4: tuple[str, ...] = ()
     ways: tuple[str, ...] = ("",)
     fixed_shapes: bool = False
+    weights_apart: bool = False
 
     @property
     def code(self) -> Any:
@@ -85,21 +89,26 @@ DISTRIBUTIONS = {
 }
 """The packages' names where they are installed from, by their import names."""
 
+_FLOATS = ("float32", "fp16")
+_INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
+
 RUNTIMES = {
     "litert": Runtime(
-        "LiteRT", "litert", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite", ("float32", "fp16"),
-        "litert", fixed_shapes=True,
+        "LiteRT", "litert", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite",
+        (*_FLOATS, *_INTEGERS), "litert", int4=("convolution", "dense", "embedding"), fixed_shapes=True,
     ),
     "onnx": Runtime(
-        "ONNX", "onnx", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", ("float32", "fp16"), "onnx_file"
+        "ONNX", "onnx", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx",
+        (*_FLOATS, "int8-weights", "int4-weights", "auto"), "onnx_file", int4=("convolution", "dense", "embedding"),
+        weights_apart=True,
     ),
     "openvino": Runtime(
-        "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml", ("float32",), "openvino_file",
-        ways=("float32", "default"),
+        "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml",
+        (*_FLOATS, "int8-weights", "auto"), "openvino_file", ways=("float32", "default"),
     ),
     "web": Runtime(
-        "Web browsers", "web", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", ("float32", "fp16"),
-        "onnx_file", ways=("", BROWSER),
+        "Web browsers", "web", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", _FLOATS, "onnx_file",
+        ways=("", BROWSER), weights_apart=True,
     ),
     "saved-model": Runtime(
         "A SavedModel", "tensorflow", (), ("tensorflow",), "", ("float32",), "saved_model"

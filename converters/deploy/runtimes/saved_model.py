@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ....keras_models.layers.base import named_layers
 from .parts import Part
 from .registry import Arrays, Run
 
 SIGNATURE = "serving_default"
+WEIGHT = "weight_"
+"""The beginning of the names of inputs that are weights."""
+WEIGHTS_FILE = "weights.npz"
 
 
 def signature_name(batch: int | None, batches: tuple[int, ...]) -> str:
@@ -31,17 +36,46 @@ def save(part: Part, batches: tuple[int, ...], folder: Path) -> None:
 
     module = tf.Module()
     module.weights = [variable.value for variable in part.variables]
+    signatures = {signature_name(batch, batches): _traced(part.function, part, batch) for batch in batches or (None,)}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def save_without_weights(part: Part, batches: tuple[int, ...], folder: Path) -> None:
+    """Writes a part whose signature takes the weights as inputs, `weight_0` and so on, and their values beside it.
+
+    A converter that copies its graph many times then copies no weights.
+
+    Args:
+        part: a function, and what it takes and gives.
+        batches: one, or empty for any number.
+        folder: to be written.
+    """
+    import keras
+    import tensorflow as tf
+
+    weights = {f"{WEIGHT}{place}": variable for place, variable in enumerate(part.variables)}
+
+    def run(given: dict[str, Any]) -> dict[str, Any]:
+        held = [(variable, given.pop(name)) for name, variable in weights.items()]
+        with keras.StatelessScope(state_mapping=held):
+            return part.function(given)
+
+    specs = {name: tf.TensorSpec(each.shape, each.dtype, name) for name, each in weights.items()}
+    traced = _traced(run, part, batches[0] if batches else None, specs)
+    tf.saved_model.save(tf.Module(), str(folder), signatures={SIGNATURE: traced})
+    np.savez(folder / WEIGHTS_FILE, **{name: keras.ops.convert_to_numpy(each) for name, each in weights.items()})
+
+
+def _traced(function: Any, part: Part, batch: int | None, more: dict[str, Any] | None = None) -> Any:
+    """A function of a part's inputs, by name, as TensorFlow's program for a batch."""
+    import tensorflow as tf
 
     def run(**given: Any) -> dict[str, Any]:
-        return part.function(given)
+        return function(given)
 
-    signatures = {}
-    for batch in batches or (None,):
-        specs = {name: tf.TensorSpec((batch, *shape), dtype, name) for name, (shape, dtype) in part.inputs.items()}
-        with named_layers():
-            traced = tf.function(run, autograph=False).get_concrete_function(**specs)
-        signatures[signature_name(batch, batches)] = traced
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    specs = {name: tf.TensorSpec((batch, *shape), dtype, name) for name, (shape, dtype) in part.inputs.items()}
+    with named_layers():
+        return tf.function(run, autograph=False).get_concrete_function(**specs, **(more or {}))
 
 
 def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:

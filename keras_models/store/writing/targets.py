@@ -104,7 +104,8 @@ def check_file_target(path: Path, suffixes: tuple[str, ...], force: bool) -> Non
         OutputError: saying why.
     """
     if path.suffix not in suffixes:
-        raise OutputError(f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
+        endings = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise OutputError(f"{path} must end in {endings}.")
     with output_errors(path):
         recover(absolute(path).parent)
         check_file_there(path, force)

@@ -1,0 +1,79 @@
+"""Rounding by a recipe: candidates are written and tried in their runtime, and the one that is wanted is kept."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...conversion.progress import Progress
+from ..proofs.inputs import ProofInputs
+from ..request import Request
+from .calibration import save_rows
+from .certificate import Rounded
+from .recipes import BY_LAYER, CANDIDATES, DEFAULT_BUDGET, candidates
+from .trial import Trial, check_trial, choose, try_all
+
+Convert = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+"""Writes the files of candidates, and gives what bundle.json says of each."""
+RoundJob = Callable[[Path, Path], dict[str, Any]]
+"""Runs the job that rounds: from the file of inputs to what it wrote into a folder."""
+
+
+def round_and_choose(
+    request: Request,
+    inputs: ProofInputs,
+    staged: Path,
+    convert: Convert,
+    round_job: RoundJob,
+    own: dict[str, Any],
+    progress: Progress,
+) -> tuple[dict[str, Any], Rounded]:
+    """Writes the files of a recipe into a bundle.
+
+    Args:
+        request: says recipe and budget.
+        inputs: to measure on.
+        staged: the bundle's folder.
+        convert: writes files.
+        round_job: rounds weights.
+        own: what bundle.json says of the inputs.
+        progress: shows steps.
+
+    Returns:
+        What bundle.json says of the files that were kept, and what was tried.
+
+    Raises:
+        DeployError: where the recipe gives no numbers, or is not within its budget.
+    """
+    with tempfile.TemporaryDirectory() as beside:
+        place, layers = Path(beside), {}
+        if request.recipe in BY_LAYER:
+            with progress("Rounding weights"):
+                save_rows(inputs, place / "rows.npz")
+                layers = round_job(place / "rows.npz", place)["layers"]
+        names = candidates(request.recipe, request.how.recipes)
+        folders = {name: place / name for name in names}
+        with progress(f"Converting to {request.how.title}, {len(names)} times"):
+            made = dict(zip(names, convert([_spec(name, place) for name in names]), strict=True))
+        with progress(f"Measuring in {request.how.title}"):
+            trials = try_all(folders, request, inputs)
+        chosen = _chosen(trials, request)
+        for path in folders[chosen].iterdir():
+            shutil.move(path, staged / path.name)
+    return made[chosen], Rounded(chosen, trials, own, layers if chosen == "mixed" else {})
+
+
+def _spec(name: str, place: Path) -> dict[str, Any]:
+    """A candidate as the job takes it."""
+    out = place / name
+    out.mkdir()
+    weights = str(place / f"{CANDIDATES[name]}.npz") if name in CANDIDATES else None
+    return {"recipe": name, "out": str(out), "weights": weights}
+
+
+def _chosen(trials: list[Trial], request: Request) -> str:
+    if request.recipe == "auto":
+        return choose(trials, request.budget or DEFAULT_BUDGET).name
+    check_trial(trials[1], request.budget)
+    return trials[1].name

@@ -1,0 +1,109 @@
+"""What layers are given: the means, by which biases are corrected, and the second moments, by which rounding is.
+
+A rounded kernel shifts the mean of what a layer puts out, and its bias takes that back ("Data-Free Quantization Through
+Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2, with means that are measured).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from ....keras_models.models.image_encoder import ImageProjectionHead
+from .weights import Weight
+
+
+@dataclass
+class Given:
+    """What a layer was given.
+
+    Attributes:
+        rows: how many.
+        mean: the mean input of each of a kernel's numbers, but for the channels that it puts out.
+        moment: (inputs, inputs): the sum of the products of two inputs of a dense layer, or of a convolution at one
+            place; None for a depthwise one.
+    """
+
+    rows: int
+    mean: np.ndarray
+    moment: np.ndarray | None
+
+    def add(self, other: "Given") -> "Given":
+        """Both together."""
+        rows = self.rows + other.rows
+        mean = (self.rows * self.mean + other.rows * other.mean) / rows
+        moment = None if self.moment is None or other.moment is None else self.moment + other.moment
+        return Given(rows, mean, moment)
+
+
+Means = dict[str, Given]
+"""By a weight's name."""
+
+
+@contextmanager
+def measuring(weights: list[Weight]) -> Iterator[Means]:
+    """Within this context, calls of the layers add to what it gives."""
+    found: Means = {}
+    watched = [weight for weight in weights if weight.kind != "embedding"]
+    for weight in watched:
+        weight.layer.call = _recorded(weight, weight.layer.call, found)
+    try:
+        yield found
+    finally:
+        for weight in watched:
+            del weight.layer.call  # the class's own comes back
+
+
+def _recorded(weight: Weight, call: Callable[..., Any], found: Means) -> Callable[..., Any]:
+    def recorded(inputs: Any, **options: Any) -> Any:
+        numbers = np.asarray(keras.ops.convert_to_numpy(inputs))
+        if isinstance(weight.layer, ImageProjectionHead) and numbers.ndim == 4:
+            numbers = numbers.mean((1, 2))  # as it does
+        given = Given(len(numbers), _mean(weight, numbers), _moment(weight, numbers))
+        found[weight.name] = found[weight.name].add(given) if weight.name in found else given
+        return call(inputs, **options)
+
+    return recorded
+
+
+def _mean(weight: Weight, inputs: np.ndarray) -> np.ndarray:
+    """Of a dense layer (inputs,), of a convolution (height, width, channels): a mean for each place of the kernel."""
+    if weight.kind == "dense":
+        return inputs.mean(tuple(range(inputs.ndim - 1)), dtype=np.float64)
+    places = _places(weight, inputs.mean(0, dtype=np.float64)[None])
+    return np.array([each.mean((0, 1, 2)) for each in places]).reshape(*weight.layer.kernel_size, -1)
+
+
+def _moment(weight: Weight, inputs: np.ndarray) -> np.ndarray | None:
+    if weight.kind == "depthwise":
+        return None
+    if weight.kind == "convolution":
+        inputs = np.concatenate(_places(weight, inputs), -1)
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    return flat.T @ flat
+
+
+def _places(weight: Weight, images: np.ndarray) -> list[np.ndarray]:
+    """What each place of a convolution's kernel is multiplied with, (batch, height, width, channels) each."""
+    layer = weight.layer
+    images = np.pad(images, ((0, 0), *((size, size) for size in layer.margins), (0, 0)))
+    step = layer.strides
+    rows, columns = layer.kernel_size
+    high, wide = ((total - size) // step + 1 for total, size in zip(images.shape[1:3], layer.kernel_size, strict=True))
+    return [
+        images[:, y : y + step * high : step, x : x + step * wide : step] for y in range(rows) for x in range(columns)
+    ]
+
+
+def shift(weight: Weight, change: np.ndarray, means: Means) -> np.ndarray | None:
+    """What a change of a kernel adds to the mean of each channel; None where no mean was measured."""
+    if weight.name not in means:
+        return None
+    mean = means[weight.name].mean
+    if weight.kind == "dense":
+        return (mean @ change).astype(np.float32)
+    pattern = "yxc,yxcm->cm" if weight.kind == "depthwise" else "yxc,yxcm->m"
+    return np.einsum(pattern, mean, change).reshape(-1).astype(np.float32)

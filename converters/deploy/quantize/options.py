@@ -1,0 +1,70 @@
+"""What each weight may become: its numbers and its layer's bias, in each precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .compensation import compensated
+from .means import Means, shift
+from .rounding import BITS, rounded, to_half
+from .weights import Weight
+
+Plan = Mapping[str, str]
+"""A precision for each weight, by name: one of PRECISIONS."""
+PRECISIONS = ("int4", "int8", "float16", "float32")
+"""From the smallest to the largest."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A weight in one precision.
+
+    Attributes:
+        kernel: its numbers, as float32.
+        bias: the layer's bias, which takes back the shift of the means; None where it stays.
+        bytes: that a file takes for it.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    bytes: float
+
+
+def option(weight: Weight, precision: str, means: Means) -> Option:
+    """A weight in a precision."""
+    value = weight.value()
+    if precision == "float32":
+        return Option(value, None, 4 * value.size)
+    if precision == "float16":
+        return Option(to_half(value), None, 2 * value.size)
+    bits = BITS[precision]
+    kernel = _on_levels(weight, value, means, bits)
+    groups = len(value) // (weight.group or len(value))
+    scales = groups * int(np.prod([value.shape[axis] for axis in weight.channels]))
+    moved, bias = shift(weight, kernel - value, means), weight.bias_value()
+    corrected = None if moved is None or bias is None else bias - moved
+    return Option(kernel, corrected, value.size * bits / 8 + 4 * scales)
+
+
+def _on_levels(weight: Weight, value: np.ndarray, means: Means, bits: int) -> np.ndarray:
+    """A weight's numbers on levels; where its layer's inputs were measured, they make up for each other's error."""
+    moment = means[weight.name].moment if weight.name in means else None
+    size = weight.group or len(value)
+    if moment is None:
+        parts = [rounded(value[start : start + size], weight.channels, bits) for start in range(0, len(value), size)]
+        return np.concatenate(parts)
+    flat = value.reshape(-1, value.shape[-1])
+    size = weight.group or len(flat)
+    places = [slice(start, start + size) for start in range(0, len(flat), size)]
+    return np.concatenate([compensated(flat[each], moment[each, each], bits) for each in places]).reshape(value.shape)
+
+
+def precisions(weight: Weight, int4_kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a weight may have, from the smallest. Depthwise kernels have too few numbers for a scale of int4."""
+    return PRECISIONS if weight.kind in int4_kinds and weight.kind != "depthwise" else PRECISIONS[1:]
+
+
+def uniform_plan(weights: list[Weight], precision: str, int4_kinds: tuple[str, ...]) -> dict[str, str]:
+    """One precision for all, or the next larger where a weight cannot have it."""
+    return {weight.name: precision if precision in precisions(weight, int4_kinds) else "int8" for weight in weights}

@@ -1,0 +1,70 @@
+"""How near features are to others, and whether they rank alike."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Of one tower's features to those of the float tower.
+
+    Attributes:
+        smallest_cosine: of a row to the same row, both less the mean of the float rows. Features of one kind point
+            nearly one way, so plain cosines flatter.
+        agreement: share of rows with the same best match: among the other tower's features, or where there is none
+            among this tower's other rows.
+    """
+
+    smallest_cosine: float
+    agreement: float
+
+    def holds(self, budget: float) -> bool:
+        """Whether both are at least so much. Numbers that are not finite are not."""
+        return self.smallest_cosine >= budget and self.agreement >= budget
+
+    def to_json(self) -> dict[str, float | None]:
+        """Numbers that are not finite become None."""
+        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
+
+
+def nearness(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) -> Nearness:
+    """Compares features.
+
+    Args:
+        ours: (rows, embed_dim).
+        theirs: the same rows' of the float tower.
+        others: the other tower's float features; None where there is none.
+    """
+    with np.errstate(all="ignore"):
+        return Nearness(float(cosines(ours, theirs, centre_of(theirs)).min()), _agreement(ours, theirs, others))
+
+
+def centre_of(features: np.ndarray) -> np.ndarray:
+    """The mean of rows, in float64; of a single row 0, which has no other to differ from."""
+    unit = _unit(features)
+    return unit.mean(0) if len(unit) > 1 else np.zeros(unit.shape[1:])
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Of each row to the same row, both less a centre."""
+    mine, other = _unit(ours) - centre, _unit(theirs) - centre
+    return np.sum(mine * other, -1) / (np.linalg.norm(mine, axis=-1) * np.linalg.norm(other, axis=-1))
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) -> float:
+    among = theirs if others is None else others
+    matches = []
+    for features in (ours, theirs):
+        scores = _unit(features) @ _unit(among).T
+        if others is None:
+            if len(scores) < 2:
+                return 1.0
+            np.fill_diagonal(scores, -np.inf)
+        matches.append(scores.argmax(1))
+    return float(np.mean(matches[0] == matches[1])) if np.isfinite(ours).all() else 0.0
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    features = features.astype(np.float64)
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)

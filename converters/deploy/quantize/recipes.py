@@ -1,0 +1,36 @@
+"""The recipes by which weights are stored, and what each needs."""
+
+RECIPES = ("float32", "fp16", "int8-weights", "int8", "int4-weights", "auto")
+"""How weights are kept.
+
+float32: as they are. fp16: halved; layers whose activations leave float16's range stay float32. int8-weights: integers
+of 8 bits, computed with as floats. int8: the same, and dense layers compute in integers. int4-weights: integers of 4
+bits where the runtime has them, else of 8. auto: a precision for each layer, the smallest file whose ranking holds.
+"""
+MEASURED = RECIPES[1:]
+"""Those that are compared with float32, and whose result is written down."""
+BY_LAYER = ("int8-weights", "int8", "int4-weights", "auto")
+"""Those that are measured on inputs: of the user's where there are some."""
+CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", "mixed": "mixed"}
+"""What can be tried, and the set of rounded weights that it stores."""
+WORDS = {"mixed": "a precision for each layer"}
+"""What a bundle says of how its weights are stored, where the candidate's name does not say it."""
+DEFAULT_BUDGET = 0.995
+"""Of "auto": the smallest cosine, and the share of best matches that stay."""
+
+
+def candidates(recipe: str, able: tuple[str, ...]) -> list[str]:
+    """What is tried: float32, which all is measured by, and the recipe; for "auto" all that a runtime has.
+
+    Args:
+        recipe: that is asked for.
+        able: those that the runtime has.
+    """
+    if recipe != "auto":
+        return ["float32", recipe]
+    return ["float32", *(name for name in able if name not in ("float32", "auto")), "mixed"]
+
+
+def weight_sets(recipe: str, able: tuple[str, ...]) -> list[str]:
+    """The sets of rounded weights that these need."""
+    return list(dict.fromkeys(CANDIDATES[name] for name in candidates(recipe, able) if name in CANDIDATES))

@@ -1,0 +1,154 @@
+"""The job that decides what each weight becomes; TensorFlow computes, whatever runtime the files are for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..request import Request
+from .means import measuring
+from .options import Option, Plan, option, precisions, uniform_plan
+from .ranking import nearness
+from .recipes import DEFAULT_BUDGET, weight_sets
+from .search import plans_by_size, smallest_that_holds
+from .shares import Shares, measure_shares
+from .weights import Weight, weights_of
+
+ROWS = 8
+"""Computed at once."""
+MARGIN = 0.2
+"""Of what the budget allows that the plan leaves to the runtime's own rounding."""
+
+Options = dict[str, dict[str, Option]]
+
+
+def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], out: Path) -> dict[str, Any]:
+    """Writes the rounded weights that a recipe needs, a file for each set of them.
+
+    Args:
+        model: in its inference form.
+        request: says recipe and budget.
+        rows: by tower, what to measure on.
+        out: a folder for the files, `<set>.npz`: arrays by the names of the variables that change.
+
+    Returns:
+        "sets", the names of the files, and for "mixed" the "layers" by tower: what each became, and its share.
+    """
+    weights = weights_of(model)
+    int4 = request.how.int4
+    wanted = weight_sets(request.recipe, request.how.recipes)
+    sets: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
+    layers: dict[str, Any] = {}
+    exact = {tower: _features(_encoder(model, tower), rows[tower]) for tower in request.towers}
+    with measuring(weights) as means:
+        for tower in request.towers:
+            _features(_encoder(model, tower), rows[tower][::2])  # the others show whether it holds for what is unseen
+    for tower in request.towers:
+        own = [weight for weight in weights if weight.tower == tower]
+        encode = _encoder(model, tower)
+        able = {weight.name: precisions(weight, int4) for weight in own}
+        if "mixed" not in wanted:
+            able = {name: ("int4", "int8") if "int4" in each else ("int8",) for name, each in able.items()}
+        options = {w.name: {each: option(w, each, means) for each in able[w.name]} for w in own}
+        for name in ("int8", "int4"):
+            if name in wanted:
+                sets[name] |= changes(own, options, uniform_plan(own, name, int4))
+        if "mixed" in wanted:
+            shares = measure_shares(encode, rows[tower], exact[tower], own, options)
+            compute = partial(_features, encode, rows[tower])
+            others = next((exact[each] for each in request.towers if each != tower), None)
+            budget = request.budget or DEFAULT_BUDGET
+            plan = _search(own, options, shares, compute, exact[tower], others, budget)
+            sets["mixed"] |= changes(own, options, plan)
+            layers[tower] = _listed(own, plan, shares)
+    for name, arrays in sets.items():
+        np.savez(out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+    return {"sets": list(sets), "layers": layers}
+
+
+def _search(
+    weights: list[Weight],
+    options: Options,
+    shares: Shares,
+    compute: Callable[[], np.ndarray],
+    exact: np.ndarray,
+    others: np.ndarray | None,
+    budget: float,
+) -> Plan:
+    stricter = 1 - (1 - MARGIN) * (1 - budget)
+
+    def holds(plan: Plan) -> bool:
+        with changed(weights, changes(weights, options, plan)):
+            near = nearness(compute(), exact, others)
+        return near.smallest_cosine >= stricter and near.agreement >= budget
+
+    return smallest_that_holds(plans_by_size(options, shares), holds)
+
+
+def changes(weights: list[Weight], options: Options, plan: Plan) -> dict[str, np.ndarray]:
+    """The variables that a plan changes, by name."""
+    found = {}
+    for weight in weights:
+        if plan[weight.name] == "float32":
+            continue
+        chosen = options[weight.name][plan[weight.name]]
+        found[weight.name] = chosen.kernel
+        if chosen.bias is not None:
+            found[f"{weight.layer_name}/bias"] = chosen.bias
+    return found
+
+
+@contextmanager
+def changed(weights: list[Weight], changes: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Within this context, variables have other values."""
+    variables = {weight.name: weight.variable for weight in weights}
+    variables |= {f"{weight.layer_name}/bias": weight.bias for weight in weights if weight.bias is not None}
+    before = {name: np.array(keras.ops.convert_to_numpy(variables[name])) for name in changes}
+    try:
+        for name, array in changes.items():
+            variables[name].assign(array)
+        yield
+    finally:
+        for name, array in before.items():
+            variables[name].assign(array)
+
+
+@contextmanager
+def changed_model(model: Any, file: str | None) -> Iterator[None]:
+    """Within this context, a model has the rounded weights of a file; None for its own."""
+    if file is None:
+        yield
+        return
+    with np.load(file) as arrays, changed(weights_of(model), dict(arrays)):
+        yield
+
+
+def _encoder(model: Any, tower: str) -> Callable[[Any], Any]:
+    from ....keras_models import kernels
+
+    encoder = getattr(model, f"{tower}_encoder")
+    return lambda batch: kernels.unit_length(encoder(batch, training=False))
+
+
+def _features(encode: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
+    batches = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
+    return np.concatenate([keras.ops.convert_to_numpy(encode(keras.ops.convert_to_tensor(each))) for each in batches])
+
+
+def _listed(weights: list[Weight], plan: Plan, shares: Shares) -> list[dict[str, Any]]:
+    """For bundle.json: what each layer's weight became, and its share of the squared error."""
+    own = {weight.name: shares[weight.name].get(plan[weight.name], 0.0) for weight in weights}
+    whole = sum(own.values()) or 1.0
+    return [
+        {
+            "layer": weight.layer_name,
+            "numbers": int(np.prod(weight.variable.shape)),
+            "precision": plan[weight.name],
+            "share_of_error": own[weight.name] / whole,
+        }
+        for weight in weights
+    ]

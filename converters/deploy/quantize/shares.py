@@ -1,0 +1,74 @@
+"""Each layer's share of the error of the features, for every precision that its weight may have.
+
+To first order, the error of an image's features is a sum of one term for each layer: the features' derivative by the
+weight, times the change of the weight. One backward pass from a random direction gives the derivatives by all weights
+at once. The mean over directions of the squared term is the squared length of the layer's error.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .options import Option
+from .weights import Weight
+
+PROBED = 6
+"""Rows that are looked at, spread over those that there are."""
+DIRECTIONS = 2
+"""For each of them."""
+
+Shares = dict[str, dict[str, float]]
+"""By weight and precision: the mean squared error of features, relative to how far these are from their mean."""
+
+
+def measure_shares(
+    encode: Callable[[Any], Any],
+    rows: np.ndarray,
+    features: np.ndarray,
+    weights: list[Weight],
+    options: Mapping[str, Mapping[str, Option]],
+) -> Shares:
+    """Runs one row after the other, forward and backward. TensorFlow must be Keras' backend.
+
+    Args:
+        encode: from a batch to features of length 1.
+        rows: inputs.
+        features: of those.
+        weights: of one tower.
+        options: by weight and precision.
+    """
+    import tensorflow as tf
+
+    chance = np.random.default_rng(0)
+    spread = np.square(features - features.mean(0)).sum(1) if len(features) > 1 else np.ones(1)
+    found: Shares = {weight.name: dict.fromkeys(options[weight.name], 0.0) for weight in weights}
+    variables = [each.value for weight in weights for each in (weight.variable, weight.bias) if each is not None]
+    picked = np.unique(np.linspace(0, len(rows) - 1, PROBED).astype(int))
+    for row in picked:
+        for _ in range(DIRECTIONS):
+            direction = tf.constant(chance.standard_normal(features.shape[1:]), tf.float32)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(variables)
+                along = tf.reduce_sum(encode(tf.constant(rows[row : row + 1]))[0] * direction)
+            slopes = dict(zip(map(id, variables), tape.gradient(along, variables), strict=True))
+            for weight in weights:
+                kernel = _numbers(slopes[id(weight.variable.value)])
+                bias = None if weight.bias is None else _numbers(slopes[id(weight.bias.value)])
+                for precision, option in options[weight.name].items():
+                    term = _change(kernel, option.kernel, weight.value())
+                    term += _change(bias, option.bias, weight.bias_value())
+                    found[weight.name][precision] += term**2 / max(float(spread[row]), 1e-12) / len(picked) / DIRECTIONS
+    return found
+
+
+def _numbers(slope: Any) -> np.ndarray | None:
+    """A derivative as an array; None where the features do not depend on the weight."""
+    import tensorflow as tf
+
+    return None if slope is None else tf.convert_to_tensor(slope).numpy()
+
+
+def _change(slope: np.ndarray | None, new: np.ndarray | None, old: np.ndarray | None) -> float:
+    """To first order, what a new value of a variable adds."""
+    return 0.0 if slope is None or new is None or old is None else float(np.vdot(slope, new - old))

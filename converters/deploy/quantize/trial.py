@@ -1,0 +1,146 @@
+"""What each candidate costs in its own runtime: size, time, nearness to the float files."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....verify.compare import Features
+from ..proofs.inputs import ProofInputs
+from ..proofs.proof import FREE_BATCH, first_batch, run_towers
+from ..request import DeployError, Request
+from ..runtimes.registry import open_tower
+from .ranking import Nearness, nearness
+
+TIMED = 5
+"""Runs whose median is taken, after one that is not timed; those of all candidates take turns."""
+
+
+@dataclass(frozen=True)
+class TowerTrial:
+    """One tower of one candidate.
+
+    Attributes:
+        bytes: of its files.
+        size: of float32's.
+        latency: of float32's, for the smallest batch that the file takes.
+        near: to float32's features.
+    """
+
+    bytes: int
+    size: float
+    latency: float
+    near: Nearness
+
+    def to_json(self) -> dict[str, Any]:
+        """As bundle.json has it."""
+        facts = asdict(self)
+        del facts["near"]
+        return {**facts, **self.near.to_json()}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: its name, and what each of its towers costs."""
+
+    name: str
+    towers: dict[str, TowerTrial]
+
+    @property
+    def bytes(self) -> int:
+        """Of all towers."""
+        return sum(tower.bytes for tower in self.towers.values())
+
+    def holds(self, budget: float) -> bool:
+        """Whether every tower is within a budget."""
+        return all(tower.near.holds(budget) for tower in self.towers.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As bundle.json has it."""
+        return {"recipe": self.name, "towers": {name: tower.to_json() for name, tower in self.towers.items()}}
+
+
+def try_all(folders: dict[str, Path], request: Request, inputs: ProofInputs) -> list[Trial]:
+    """Runs candidates.
+
+    Args:
+        folders: of each candidate's files, by name; "float32" comes first.
+        request: that they were made by.
+        inputs: to measure on.
+    """
+    batch, way = (request.batches or (FREE_BATCH,))[0], request.how.ways[0]
+    features = {name: run_towers(folder, request, inputs, batch, way) for name, folder in folders.items()}
+    exact = features["float32"]
+    found: dict[str, dict[str, TowerTrial]] = {name: {} for name in folders}
+    for tower in request.towers:
+        sizes = {name: tower_bytes(folder, tower) for name, folder in folders.items()}
+        times = _times(folders, request, inputs, tower)
+        theirs = _of(exact, tower)
+        others = next((_of(exact, each) for each in request.towers if each != tower), None)
+        for name in folders:
+            found[name][tower] = TowerTrial(
+                sizes[name],
+                sizes[name] / sizes["float32"],
+                times[name] / times["float32"],
+                nearness(_of(features[name], tower), theirs, others),
+            )
+    return [Trial(name, towers) for name, towers in found.items()]
+
+
+def tower_bytes(folder: Path, tower: str) -> int:
+    """Of all files of a tower: `text.xml`, `text.bin` and `text_lookup.xml` are one tower's."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name.split(".")[0].split("_")[0] == tower)
+
+
+def choose(trials: list[Trial], budget: float) -> Trial:
+    """The smallest candidate that holds; of those within a hundredth of its size, the fastest. Float32 always holds."""
+    held = [trial for trial in trials if trial.name == "float32" or trial.holds(budget)]
+    least = min(trial.bytes for trial in held)
+    near = [trial for trial in held if trial.bytes <= 1.01 * least]
+    return min(near, key=lambda trial: sum(tower.latency for tower in trial.towers.values()))
+
+
+def check_trial(trial: Trial, budget: float | None) -> None:
+    """Raises DeployError where a recipe that was asked for gives no numbers, or is not within its budget."""
+    for name, tower in trial.towers.items():
+        near = tower.near
+        if not np.isfinite(near.smallest_cosine):
+            raise DeployError(f"With the recipe {trial.name!r}, the {name} tower gives features that are no numbers.")
+        if budget is not None and not near.holds(budget):
+            raise DeployError(
+                f"With the recipe {trial.name!r}, the {name} tower's smallest cosine is {near.smallest_cosine:.4f} and "
+                f"{near.agreement:.1%} of its best matches stay, below the budget of {budget:g}: give --quantize auto, "
+                "or a smaller --budget."
+            )
+
+
+def _of(features: Features, tower: str) -> np.ndarray:
+    array = features.image if tower == "image" else features.text
+    assert array is not None
+    return array
+
+
+def _times(folders: dict[str, Path], request: Request, inputs: ProofInputs, tower: str) -> dict[str, float]:
+    """Seconds of one call, for the smallest batch; of a free one, for one row."""
+    batch = min(request.batches, default=1)
+    runs = {name: _timed(folder, request, inputs, tower, batch) for name, folder in folders.items()}
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(TIMED):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in seconds.items()}
+
+
+def _timed(folder: Path, request: Request, inputs: ProofInputs, tower: str, batch: int) -> Callable[[], Any]:
+    """A call of a tower's last file, which computes nearly all."""
+    fixed = batch if request.batches else None
+    run = open_tower(request.runtime, folder / f"{tower}{request.how.suffix}", fixed, request.how.ways[0])
+    given = first_batch(folder, request, inputs, tower, batch)
+    return lambda: run(given)

@@ -1,0 +1,88 @@
+"""The weights of a model that can be rounded, with the layer that each belongs to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from ....keras_models.kernels.plain import group_of
+from ....keras_models.layers.convolution import Convolution
+from ....keras_models.layers.dense import VectorLinear
+from ....keras_models.layers.paths import layers_by_path
+from ....keras_models.models.image_encoder import ImageProjectionHead
+from ....keras_models.store.variables import variables_by_name
+from .rounding import SMALLEST, Axes
+
+KINDS = ("convolution", "depthwise", "dense", "embedding")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A kernel, or a table of embeddings.
+
+    Attributes:
+        name: its path below the model.
+        kind: one of KINDS.
+        layer: that computes with it.
+        variable: its numbers.
+        bias: what the layer adds to each channel; None for nothing.
+        channels: the axes that count output channels; of a table, its rows.
+        group: how many inputs have a scale of their own for each channel, because the layer computes with as many of
+            them at once, and a file holds as many together; None for all.
+    """
+
+    name: str
+    kind: str
+    layer: Any
+    variable: keras.Variable
+    bias: keras.Variable | None
+    channels: Axes
+    group: int | None = None
+
+    @property
+    def tower(self) -> str:
+        """ "image" or "text"."""
+        return self.name.split("_", 1)[0]
+
+    @property
+    def layer_name(self) -> str:
+        """The layer's path."""
+        return self.name.rsplit("/", 1)[0]
+
+    def value(self) -> np.ndarray:
+        """Its numbers."""
+        return np.asarray(keras.ops.convert_to_numpy(self.variable))
+
+    def bias_value(self) -> np.ndarray | None:
+        """The bias' numbers; None without one."""
+        return None if self.bias is None else np.asarray(keras.ops.convert_to_numpy(self.bias))
+
+
+def weights_of(model: Any) -> list[Weight]:
+    """The weights of a MobileClipModel in its inference form, large ones alone, in the order of computation."""
+    names = {id(variable): name for name, variable in variables_by_name(model).items()}
+    found = {}
+    for encoder in filter(None, (model.image_encoder, model.text_encoder)):
+        for _, layer in layers_by_path(encoder):
+            described = _described(layer)
+            if described is None:
+                continue
+            kind, variable, channels = described
+            if id(variable) in names and np.prod(variable.shape) >= SMALLEST:
+                bias = getattr(layer, "bias", None)
+                vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
+                group = group_of(variable.shape[0]) if vectors else None
+                found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group)
+    return [found[each] for each in names if each in found]
+
+
+def _described(layer: Any) -> tuple[str, keras.Variable, Axes] | None:
+    """Kind, variable and channels of a layer's weight; None for a layer without one."""
+    if isinstance(layer, Convolution):
+        return ("depthwise", layer.kernel, (2, 3)) if layer.depthwise else ("convolution", layer.kernel, (3,))
+    if isinstance(layer, keras.layers.Dense | ImageProjectionHead):
+        return "dense", layer.kernel, (1,)
+    if isinstance(layer, keras.layers.Embedding):
+        return "embedding", layer.embeddings, (0,)
+    return None

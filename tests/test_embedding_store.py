@@ -1,0 +1,257 @@
+"""Filling a store of embeddings: what goes in, what stops it, and what is there afterwards."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
+from mobileclip_keras.keras_models.tasks.embedding import filling
+from mobileclip_keras.keras_models.tasks.embedding.errors import DataError, FingerprintError, StoreError
+from mobileclip_keras.keras_models.tasks.embedding.filling import Outcome, fill
+from mobileclip_keras.keras_models.tasks.embedding.ledger import Ledger
+from mobileclip_keras.keras_models.tasks.embedding.parts import Rows, write_part
+from mobileclip_keras.keras_models.tasks.embedding.store import Store
+from tests.embedding_support import FINGERPRINT, WIDTH, StubEmbedder, picture, pictures, rows_of, shard
+
+
+def run(store: Path, *data: str | Path, embedder: StubEmbedder | None = None, **options: object) -> Outcome:
+    return fill(store, map(str, data), embedder or StubEmbedder(), **options)  # type: ignore[arg-type]
+
+
+def expected(content: str | bytes) -> np.ndarray:
+    stub = StubEmbedder()
+    return stub.pixels(np.stack([stub.prepare(content)]))[0]
+
+
+def test_every_kind_of_data_is_embedded_once(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 9)
+    tar = shard(tmp_path / "0.tar", {"a.jpg": picture(20), "a.cls": b"3", "b.png": picture(21), "._b.png": b""})
+    bytes_ = tmp_path / "bytes.parquet"
+    pq.write_table(pa.table({"image": [picture(30), picture(31)], "path": ["x", "y"]}), bytes_)
+    paths = tmp_path / "paths.parquet"
+    pq.write_table(pa.table({"path": ["photos/00000.png", "more.png"]}), paths)
+    (tmp_path / "more.png").write_bytes(picture(40))
+    hugging = tmp_path / "hugging.parquet"
+    pq.write_table(pa.table({"image": [{"bytes": picture(50), "path": None}]}), hugging)
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes("\ufeffa cat\n\n  a dog \na cat\r\n".encode())
+    (tmp_path / "photos" / "notes.txt").write_text("beside pictures")
+
+    stub = StubEmbedder()
+    data = [tmp_path / "photos", tar, bytes_, paths, hugging]
+    first = run(tmp_path / "store", *data, embedder=stub)
+    assert (first.new, first.there, first.unreadable) == (15, 1, 0)  # one of the files stands in paths.parquet too
+    assert stub.batches == [4, 4, 4, 3]
+    found = rows_of(tmp_path / "store")
+    more = {f"{tar}#a.jpg": 20, f"{tar}#b.png": 21, f"{bytes_}#0": 30, f"{bytes_}#1": 31, f"{hugging}#0": 50}
+    wanted = {path: number for number, path in enumerate(files)} | more | {str(tmp_path / "more.png"): 40}
+    assert found.keys() == wanted.keys()
+    for name, seed in wanted.items():
+        np.testing.assert_array_equal(found[name], expected(picture(seed)))
+
+    again = run(tmp_path / "store", *data)
+    assert (again.new, again.there) == (0, 16)
+    with_texts = run(tmp_path / "texts", texts, *data[:1])
+    kinds = [batch.to_pydict() for part in Store.open(tmp_path / "texts").parts() for batch in part.columns("kind")]
+    assert with_texts.new == 12 and sum(each["kind"].count("text") for each in kinds) == 3
+
+
+def test_a_folder_may_be_named_in_any_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "photos", 5)
+    monkeypatch.chdir(tmp_path)
+    assert run(Path("store"), "photos", "photos/*.png", "./photos/../photos").new == 5
+    monkeypatch.chdir(tmp_path / "photos")
+    assert run(Path("../store"), ".").there == 5
+    pictures(tmp_path / "photos", 2, first=5)
+    assert run(Path("../store"), tmp_path).new == 2  # the store lies below, and is no data
+    assert len(Store.open(tmp_path / "store")) == 7
+
+
+def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 4)
+    Path(files[1]).write_bytes(b"\x89PNG nothing more")
+    good = shard(tmp_path / "good.tar", {f"{number}.png": picture(number) for number in range(6)})
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(good.read_bytes()[:1700])
+    torn = bytearray(good.read_bytes())
+    torn[3 * 1024 + 5] ^= 1  # in the header of a file, where tarfile ends without a word
+    assert torn[3 * 1024 + 257 :][:5] == b"ustar"
+    (tmp_path / "torn.tar").write_bytes(torn)
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"image": [picture(1), None, b"", b"no image"]}), rows)
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"label": [1]}), other)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "bad.txt").write_bytes("a cat\nKäse\n".encode("latin-1") + b"a dog")
+    data = [tmp_path / "photos", *(tmp_path / name for name in ("cut.tar", "torn.tar", "gone.png", "bad.txt"))]
+    outcome = run(tmp_path / "store", *data, rows, other, tmp_path / "bad.parquet")
+    listed = {Path(each["name"]).name: each["reason"] for each in Store.open(tmp_path / "store").unreadable()}
+    assert listed.keys() == {
+        "00001.png", "cut.tar", "cut.tar#1.png", "torn.tar", "gone.png", "bad.txt#2", "rows.parquet#1",
+        "rows.parquet#2", "rows.parquet#3", "other.parquet", "bad.parquet",
+    }  # fmt: skip
+    assert outcome.unreadable == len(listed) and outcome.new == 3 + 1 + 3 + 2 + 1
+    for name, reason in {
+        "00001.png": "is not an image",
+        "cut.tar": "cannot be read to its end: unexpected end of data",
+        "cut.tar#1.png": "the archive is damaged here",
+        "torn.tar": "damaged",
+        "gone.png": "does not exist",
+        "bad.txt#2": "line 2, is not UTF-8",
+        "rows.parquet#1": "row 1, holds nothing",
+        "rows.parquet#3": "rows.parquet#3 is not an image",
+        "other.parquet": "neither a column 'image' nor a column 'path'; its columns are label",
+    }.items():
+        assert reason in listed[name], listed[name]
+
+    Path(files[1]).write_bytes(picture(1))
+    mended = run(tmp_path / "store", tmp_path / "photos")
+    assert (mended.new, mended.there, mended.unreadable) == (1, 3, 0)
+    assert "00001.png" not in {Path(each["name"]).name for each in Store.open(tmp_path / "store").unreadable()}
+    assert len(Store.open(tmp_path / "store").unreadable()) == len(listed) - 1, "what was not looked at stays listed"
+
+
+def test_another_fingerprint_is_refused_and_named(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / "store", tmp_path / "photos")
+    before = rows_of(tmp_path / "store")
+    for change, words in {
+        "image_weights": "the weights of the image tower (111111111111… there, 999999999999… here)",
+        "preprocessing": "the preprocessing of images (8 px there, ",
+        "version": "the version of mobileclip-keras (0.1.0 there",
+    }.items():
+        other = StubEmbedder(fingerprint=replace(FINGERPRINT, **{change: "9" * 64}))
+        with pytest.raises(FingerprintError) as refused:
+            run(tmp_path / "store", tmp_path / "photos", embedder=other)
+        assert words in str(refused.value) and str(refused.value).count(" there, ") == 1
+    one_tower = replace(FINGERPRINT, text_weights="", tokenizer="")
+    assert run(tmp_path / "store", tmp_path / "photos", embedder=StubEmbedder(fingerprint=one_tower)).there == 2
+    assert rows_of(tmp_path / "store").keys() == before.keys()
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / "store", tmp_path / "photos")
+    with FileLock(tmp_path / "store" / ".lock"), pytest.raises(StoreError, match="Another process writes to"):
+        run(tmp_path / "store", tmp_path / "photos")
+    assert run(tmp_path / "store", tmp_path / "photos").there == 2
+
+
+def test_places_that_are_no_stores_are_left_alone(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    (tmp_path / "file").write_text("mine")
+    for place, message in {
+        "photos": "holds other files and is no store",
+        "file": "is a file. A store is a folder",
+        "file/store": "could not be written",
+    }.items():
+        with pytest.raises((StoreError, OutputError), match=message):
+            run(tmp_path / place, tmp_path / "photos")
+    with pytest.raises(DataError, match="empty leads to nothing"):
+        (tmp_path / "empty").mkdir()
+        run(tmp_path / "store", tmp_path / "photos", tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "photos"]
+    run(tmp_path / "store", tmp_path / "photos", dtype="float16")
+    assert next(iter(rows_of(tmp_path / "store").values())).dtype == np.float16
+    with pytest.raises(StoreError, match="holds float16, not float32"):
+        run(tmp_path / "store", tmp_path / "photos", dtype="float32")
+    record = tmp_path / "store" / "store.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 2, "embed_dim": "8"}))
+    with pytest.raises(StoreError, match=r"format must be.*embed_dim must be"):
+        Store.open(tmp_path / "store")
+
+
+def test_a_damaged_part_is_named_and_its_rows_embedded_again(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 6)
+    run(tmp_path / "store", tmp_path / "photos")
+    (part,) = Store.open(tmp_path / "store").part_paths()
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=f"{part.name} is damaged"):
+        run(tmp_path / "store", tmp_path / "photos")
+    part.unlink()
+    assert run(tmp_path / "store", tmp_path / "photos").new == 6
+    assert part.read_bytes() == whole
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "store" / "part-of-somebody.parquet")
+    with pytest.raises(StoreError, match="its columns are id"):
+        run(tmp_path / "store", tmp_path / "photos")
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "photos", 2)
+
+    def full(table: pa.Table, file: BinaryIO, **_: object) -> None:
+        file.write(b"half of it")
+        file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="no space left on device"):
+        patch.setattr(pq, "write_table", full)
+        run(tmp_path / "store", tmp_path / "photos")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".lock", "store.json"]
+    assert run(tmp_path / "store", tmp_path / "photos").new == 2
+
+
+def test_parts_are_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "ROWS", 8)
+    files = pictures(tmp_path / "photos", 30)
+
+    class Stops(StubEmbedder):
+        def pixels(self, batch: np.ndarray) -> np.ndarray:
+            if len(self.batches) == 5:
+                raise KeyboardInterrupt
+            return super().pixels(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "store", tmp_path / "photos", embedder=Stops())
+    assert len(rows_of(tmp_path / "store")) == 20 and len(Store.open(tmp_path / "store").part_paths()) == 3
+    seen: list[int] = []
+    run(tmp_path / "store", tmp_path / "photos", progress=lambda count, rate: seen.append(count))
+    assert seen == [4, 4, 2] and rows_of(tmp_path / "store").keys() == set(files)
+
+
+def test_rows_that_are_there_twice_are_removed(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 6)
+    run(tmp_path / "store", tmp_path / "photos")
+    store = Store.open(tmp_path / "store")
+    ids = list(store.ids())
+    extra = Rows([ids[0], ids[3], b"x" * 16], ["image"] * 3, ["a", "b", "new"], np.eye(3, WIDTH))
+    write_part(store.folder, extra, store.dtype)
+    run(tmp_path / "store", tmp_path / "photos")
+    found = rows_of(tmp_path / "store")
+    assert len(found) == 7 and "new" in found and len({"a", files[0]} & found.keys()) == 1
+
+
+def test_the_ledger_takes_no_memory_of_its_own() -> None:
+    """A set of a million ids takes 100 MB; SQLite keeps what it lacks room for in a file."""
+    code = (
+        "import resource, sys\n"
+        "from mobileclip_keras.keras_models.tasks.embedding.ledger import Ledger\n"
+        "ledger = Ledger(); ledger.add(b'0' * 16)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "ledger.add_all(number.to_bytes(16, 'big') for number in range(300_000))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert grown < 8 << 10, f"{grown} KiB"
+    ledger = Ledger()
+    assert ledger.add(b"a") and not ledger.add(b"a") and b"a" in ledger and b"b" not in ledger
+
+
+def test_killed_runs_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("killed_embedding.py")
+    ran = subprocess.run([sys.executable, program, tmp_path, "6"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    counts = json.loads(ran.stdout)
+    assert counts.pop("kills") == 6
+    assert {name: count for name, count in counts.items() if name not in ("stores", "runs") and count} == {}

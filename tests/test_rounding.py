@@ -1,0 +1,250 @@
+"""Weights rounded to few levels: what `deploy/quantize` does to arrays, plans and features, without any runtime."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.deploy.quantize.compensation import compensated
+from mobileclip_keras.converters.deploy.quantize.means import measuring, shift
+from mobileclip_keras.converters.deploy.quantize.options import Option, option, precisions, uniform_plan
+from mobileclip_keras.converters.deploy.quantize.ranking import Nearness, nearness
+from mobileclip_keras.converters.deploy.quantize.recipes import candidates, weight_sets
+from mobileclip_keras.converters.deploy.quantize.rounding import rounded, smallest_type, to_half, to_integers
+from mobileclip_keras.converters.deploy.quantize.search import plans_by_size, smallest_that_holds
+from mobileclip_keras.converters.deploy.quantize.trial import TowerTrial, Trial, check_trial, choose
+from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
+from mobileclip_keras.converters.deploy.request import DeployError
+from mobileclip_keras.keras_models.kernels.plain import group_of
+from mobileclip_keras.keras_models.layers.dense import VectorLinear
+
+from .small import small_model
+
+pytestmark = pytest.mark.usefixtures("small_towers")
+
+HEAVY = np.random.default_rng(0).standard_t(4, (3, 3, 64, 48)).astype(np.float32)
+
+
+# --- Levels ---
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("channels", [(3,), (2, 3), (0,)])
+def test_rounded_numbers_are_few_levels_of_each_channel(bits: int, channels: tuple[int, ...]) -> None:
+    array = HEAVY[..., :8] if channels == (2, 3) else HEAVY
+    array = np.repeat(array, 100, axis=1) if channels == (2, 3) else array
+    made = rounded(array, channels, bits)
+    integers, scales = to_integers(made, channels, bits)
+    others = tuple(axis for axis in range(4) if axis not in channels)
+    assert made.shape == array.shape and integers.dtype == np.int8
+    assert (np.abs(integers).max(others) == 2 ** (bits - 1) - 1).all()  # so a file reads the scale off the largest
+    shape = [size if axis in channels else 1 for axis, size in enumerate(array.shape)]
+    assert np.allclose(integers * scales.reshape(shape), made, rtol=1e-6)
+    assert smallest_type(made, channels) == f"int{bits}"
+    assert smallest_type(array, channels) == "float32"
+
+
+def test_clipping_lessens_the_error_and_never_adds_to_it() -> None:
+    error, plain = {}, {}
+    for bits in (4, 8):
+        largest = np.abs(HEAVY).max((0, 1, 2))
+        scale = largest / (2 ** (bits - 1) - 1)
+        plain[bits] = np.square(np.rint(HEAVY / scale) * scale - HEAVY).sum((0, 1, 2))
+        error[bits] = np.square(rounded(HEAVY, (3,), bits) - HEAVY).sum((0, 1, 2))
+        assert (error[bits] <= plain[bits] * (1 + 1e-5)).all()
+    assert error[4].sum() < 0.7 * plain[4].sum()
+    uniform = np.random.default_rng(0).uniform(-1, 1, (1000, 4)).astype(np.float32)
+    assert np.abs(rounded(uniform, (1,), 8) - uniform).max() <= 0.5001 / 127  # nothing to clip
+
+
+def test_channels_without_numbers_stay_zero() -> None:
+    array = HEAVY.copy()
+    array[..., 5] = 0
+    assert not rounded(array, (3,), 8)[..., 5].any() and np.isfinite(rounded(array, (3,), 8)).all()
+
+
+def test_half_precision_stays_in_its_range() -> None:
+    array = np.array([1e6, -1e6, 1.0, 1 / 3] * 300, np.float32)
+    assert to_half(array)[:3].tolist() == [65504, -65504, 1]
+    assert smallest_type(to_half(array), (0,), ()) == "float16"
+    assert smallest_type(np.zeros(10, np.float32), (0,)) == "float32"  # too small to gain
+
+
+# --- Biases ---
+
+
+def model_and_rows(tower: str) -> tuple[Any, np.ndarray, Callable[[], np.ndarray]]:
+    model = (
+        small_model("small_mci", None, form="inference")
+        if tower == "image"
+        else small_model(None, "small_mct", form="inference")
+    )
+    chance = np.random.default_rng(0)
+    if tower == "image":
+        rows = chance.random((4, 64, 64, 3)).astype(np.float32)
+        return model, rows, lambda: keras.ops.convert_to_numpy(model.image_encoder(rows))
+    model = small_model(None, "small_mct", form="inference")
+    tokens = np.zeros((4, 77), np.int32)
+    tokens[:, :6] = chance.integers(1, 49000, (4, 6))
+    tokens[:, 6] = 49407
+    return model, tokens, lambda: keras.ops.convert_to_numpy(model.text_encoder(tokens))
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_corrected_biases_keep_the_means_of_layers(tower: str) -> None:
+    model, _, compute = model_and_rows(tower)
+    weights = weights_of(model)
+    with measuring(weights) as means:
+        plain = compute()
+    assert {weight.kind for weight in weights} >= ({"convolution", "dense"} if tower == "image" else {"dense"})
+    seen: dict[str, np.ndarray] = {}
+    watched = [weight for weight in weights if weight.name in means and weight.bias is not None]
+    assert len(watched) >= 3
+    for weight in watched:
+        change = np.random.default_rng(1).normal(0, 0.1, weight.variable.shape).astype(np.float32)
+        moved = shift(weight, change, means)
+        right = weight.layer.call
+
+        def call(inputs: Any, right: Any = right, weight: Any = weight, change: Any = change, **more: Any) -> Any:
+            kernel = weight.value()
+            weight.variable.assign(kernel + change)
+            activation, weight.layer.activation = getattr(weight.layer, "activation", None), None
+            shifted = keras.ops.convert_to_numpy(right(inputs, **more))
+            weight.variable.assign(kernel)
+            plain = keras.ops.convert_to_numpy(right(inputs, **more))
+            weight.layer.activation = activation
+            seen[weight.name] = (shifted - plain).mean(tuple(range(shifted.ndim - 1)))
+            return right(inputs, **more)
+
+        weight.layer.call = call
+        again = compute()
+        del weight.layer.call
+        assert np.array_equal(again, plain)
+        assert np.allclose(seen[weight.name], moved, atol=2e-5 + 1e-3 * np.abs(moved).max()), weight.name
+
+
+def test_weights_make_up_for_the_error_of_others() -> None:
+    """On inputs that depend on each other, as a layer's do."""
+    chance = np.random.default_rng(0)
+    inputs = chance.normal(size=(400, 24)) @ chance.normal(size=(24, 160)) + 0.05 * chance.normal(size=(400, 160)) + 1
+    inputs = inputs.astype(np.float32)
+    kernel = chance.standard_t(4, (160, 40)).astype(np.float32)
+    unseen, moment = inputs[::2], inputs[1::2].T @ inputs[1::2]
+    for bits in (4, 8):
+        made = compensated(kernel, moment, bits)
+        errors = [np.square(unseen @ (each - kernel)).mean() for each in (made, rounded(kernel, (1,), bits))]
+        assert errors[0] < 0.3 * errors[1]
+        assert smallest_type(made, (1,)) == f"int{bits}"
+
+
+def test_measuring_leaves_the_layers_as_they_were() -> None:
+    model, _, compute = model_and_rows("text")
+    with pytest.raises(KeyError), measuring(weights_of(model)):
+        compute()
+        raise KeyError
+    assert not any("call" in vars(weight.layer) for weight in weights_of(model))
+
+
+# --- Plans ---
+
+
+def made_up(name: str, shares: tuple[float, ...]) -> tuple[dict[str, Option], dict[str, float]]:
+    sizes = {"int4": 50.0, "int8": 100.0, "float16": 200.0, "float32": 400.0}
+    nothing = np.zeros(0)
+    return {key: Option(nothing, None, size) for key, size in sizes.items()}, dict(zip(sizes, shares, strict=True))
+
+
+def test_plans_take_first_what_costs_least_for_each_byte() -> None:
+    kinds = {"calm": (0.001, 0.0005, 0.0, 0.0), "touchy": (100.0, 1.0, 0.001, 0.0)}
+    both = {name: made_up(name, shares) for name, shares in kinds.items()}
+    options, shares = ({name: pair[place] for name, pair in both.items()} for place in (0, 1))
+    plans = plans_by_size(options, shares)
+    assert plans[0] == {"calm": "float32", "touchy": "float32"}
+    assert plans[-1] == {"calm": "int4", "touchy": "int4"}
+    assert {"calm": "int4", "touchy": "float16"} in plans
+    sizes = [sum(options[name][each].bytes for name, each in plan.items()) for plan in plans]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_smallest_plan_that_holds_is_found_with_few_tries() -> None:
+    plans = [{"layer": str(place)} for place in range(300)]
+    tried = []
+
+    def holds(plan: Any) -> bool:
+        tried.append(plan)
+        return int(plan["layer"]) <= 217
+
+    assert smallest_that_holds(plans, holds) == {"layer": "217"} and len(tried) <= 9
+    assert smallest_that_holds(plans, lambda plan: False) == plans[0]
+
+
+def test_weights_of_few_numbers_get_no_int4() -> None:
+    weights = weights_of(small_model("small_mci", "small_mct", form="inference"))
+    able = {weight.kind: precisions(weight, ("convolution", "dense", "embedding")) for weight in weights}
+    assert "int4" not in able.get("depthwise", ()) and "int4" in able["dense"] and "int4" in able["embedding"]
+    assert set(uniform_plan(weights, "int4", ()).values()) == {"int8"}
+    table = next(weight for weight in weights if weight.kind == "embedding")
+    assert option(table, "int8", {}).bytes < 0.5 * option(table, "float32", {}).bytes
+
+
+def test_weights_that_are_used_in_slices_have_scales_for_each() -> None:
+    """A file holds the slices apart, and reads the scale of each off its largest number."""
+    layer = VectorLinear(24, use_bias=False, name="projection")
+    layer.build((None, 192))
+    layer.kernel.assign(np.random.default_rng(0).standard_t(4, (192, 24)))
+    weight = Weight("text_encoder/projection/kernel", "dense", layer, layer.kernel, None, (1,), group_of(192))
+    seen = np.random.default_rng(1).normal(size=(300, 192)).astype(np.float32)
+    with measuring([weight]) as means:
+        layer(seen)
+    for found in ({}, means):
+        kernel = option(weight, "int8", found).kernel
+        assert [smallest_type(kernel[start : start + 64], (1,)) for start in (0, 64, 128)] == ["int8"] * 3
+    (table,) = [
+        each for each in weights_of(small_model(None, "small_mct", form="inference")) if each.kind == "embedding"
+    ]
+    assert table.group is None
+
+
+def test_what_is_tried() -> None:
+    able = ("float32", "fp16", "int8-weights", "auto")
+    assert candidates("auto", able) == ["float32", "fp16", "int8-weights", "mixed"]
+    assert candidates("int8", able) == ["float32", "int8"]
+    assert weight_sets("auto", able) == ["int8", "mixed"] and weight_sets("fp16", able) == []
+
+
+# --- Features ---
+
+
+def test_cosines_are_of_what_tells_features_apart() -> None:
+    chance = np.random.default_rng(0)
+    alike = 10 + chance.normal(0, 0.1, (8, 16))
+    noisy = alike + chance.normal(0, 0.05, alike.shape)
+    near = nearness(noisy, alike, None)
+    assert near.smallest_cosine < 0.95  # plain cosines are above 0.9999
+    assert nearness(alike, alike, None) == Nearness(pytest.approx(1), 1.0)
+    assert nearness(alike[::-1], alike, None).agreement < 0.5
+    assert not nearness(np.full_like(alike, np.nan), alike, None).holds(0.0)
+    assert nearness(alike[:1], alike[:1], None).holds(0.999)
+
+
+def trial(name: str, size: int, cosine: float, agreement: float = 1.0, latency: float = 1.0) -> Trial:
+    return Trial(name, {"image": TowerTrial(size, size / 400, latency, Nearness(cosine, agreement))})
+
+
+def test_the_smallest_candidate_that_holds_is_chosen_and_the_fastest_of_its_size() -> None:
+    plain, half = trial("float32", 400, 0.5), trial("fp16", 200, 0.9999)
+    int8, quick = trial("int8-weights", 100, 0.998), trial("int8", 100, 0.997, latency=0.7)
+    assert choose([plain, half, int8, quick], 0.9975).name == "int8-weights"
+    assert choose([plain, half, int8, quick], 0.995).name == "int8"
+    assert choose([plain, half, trial("int8", 100, 0.999, 0.9)], 0.995).name == "fp16"
+    assert choose([plain, trial("fp16", 200, float("nan"))], 0.1).name == "float32"
+
+
+def test_a_recipe_that_breaks_its_budget_or_gives_no_numbers_is_refused() -> None:
+    check_trial(trial("int8", 100, 0.9), None)
+    with pytest.raises(DeployError, match=r"smallest cosine is 0\.9000 and 100\.0% of its best matches stay, below"):
+        check_trial(trial("int8", 100, 0.9), 0.95)
+    with pytest.raises(DeployError, match="no numbers"):
+        check_trial(trial("int8", 100, float("nan")), None)

@@ -1,0 +1,1 @@
+"""Readers of data sets, one image at a time."""
