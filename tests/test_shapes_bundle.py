@@ -98,7 +98,7 @@ def test_its_page_labels_shapes_rightly(folder: Path) -> None:
         for name in ("drawn", *LABELS):
             if name != "drawn":
                 page.check("input[value=file]", force=True)
-                page.get_by_role("button", name=name, exact=True).click()
+                page.get_by_role("button", name=f"Example: {name}", exact=True).click(timeout=20_000)
             for _ in range(100):  # the bars move once the worker has answered
                 page.wait_for_timeout(100)
                 if page.evaluate(best) == (name if name != "drawn" else SHAPE_LABELS[0]):
