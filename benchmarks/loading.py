@@ -134,7 +134,7 @@ def prepare(variant: str, folder: Path) -> tuple[str, dict[str, tuple[str, ...]]
     convert(file, folder / "keras", variant=found.name, verify=False)
     for form in FORMS:
         keep_shapes(folder / "keras", form)
-    name = found.published.repo.removeprefix("apple/")
+    name = found.title
     ways = {
         OPEN_CLIP[0]: ("open_clip", name, str(file)),
         OPEN_CLIP[1]: ("open_clip", name, str(pickled)),

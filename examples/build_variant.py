@@ -4,7 +4,7 @@ import mobileclip_keras as mk
 
 for name, variant in mk.MobileClipModel.MODEL_VARIANTS.items():
     towers = f"{variant.image_tower} + {variant.text_tower}"
-    print(f"{name:16} {towers:34} {variant.image_size} px, features of {variant.embed_dim}")
+    print(f"{name:17} {towers:34} {variant.image_size} px, features of {variant.embed_dim}, by {variant.publisher}")
 
 model = mk.MobileClipModel.from_variant("s0")
 folded = model.reparameterize()

@@ -1,4 +1,4 @@
-"""The towers that the published variants are made of, as plain numbers.
+"""The towers that the variants are made of, as plain numbers.
 
 Sources: FastViT (arXiv 2303.14189, table 1), MobileCLIP (arXiv 2311.17049, section 4), MobileCLIP2
 (arXiv 2508.20691, section 5), and the shapes of the published checkpoints.
@@ -119,6 +119,17 @@ IMAGE_TOWERS: dict[str, FastViTConfig | ViTConfig] = {
         stem_scale_branch=False,
         attention_norm="layer",
     ),
+    # This project's own, after mci0. Everything is there that mci0 has, and only little of it.
+    "mci_shapes": FastViTConfig(
+        depths=(1, 1, 2, 1),
+        dims=(24, 48, 96, 192),
+        mlp_ratio=3,
+        image_size=64,
+        attention=(False, False, False, True),
+        squeeze_excite=_SE_LAST_TWO,
+        stem_scale_branch=True,
+        attention_norm="batch",
+    ),
     "vit_b16": ViTConfig(
         width=768,
         depth=12,
@@ -141,6 +152,8 @@ IMAGE_TOWERS: dict[str, FastViTConfig | ViTConfig] = {
 
 TEXT_TOWERS: dict[str, TextConfig] = {
     "mct": TextConfig(512, 8, ("repmixer", *("transformer",) * 4, "repmixer"), causal=False),
+    # This project's own, after mct.
+    "mct_shapes": TextConfig(64, 2, ("repmixer", *("transformer",) * 2, "repmixer"), causal=False),
     "transformer_512": TextConfig(512, 8, ("transformer",) * 12, causal=False),
     "transformer_512_causal": TextConfig(512, 8, ("transformer",) * 12, causal=True),
     "transformer_768": TextConfig(768, 12, ("transformer",) * 12, causal=False),

@@ -1,4 +1,6 @@
-"""The published variants: what each is made of, how its images are prepared, where it lives, how good it is.
+"""The variants: what each is made of, how its images are prepared, where it lives, how good it is.
+
+All are Apple's but one, which this project trained: `mobileclip_shapes`.
 
 Sources: Apple's model cards and tables of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691).
 """
@@ -11,6 +13,8 @@ from typing import Any
 
 from .errors import MobileClipError
 
+APPLE, OURS = "Apple", "mobileclip-keras"
+"""Who publishes weights: Apple, or this project."""
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 # open_clip computes every ViT-B/16 like this, whatever code trained the weights.
@@ -36,6 +40,19 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class OwnFile:
+    """One file of this package, with weights that this project trained."""
+
+    file: str
+    layout: str
+    """Names of its tensors, as in `HubFile`."""
+
+    @property
+    def is_safetensors(self) -> bool:
+        return self.file.endswith(".safetensors")
+
+
+@dataclass(frozen=True)
 class Variant:
     """One published checkpoint."""
 
@@ -48,14 +65,14 @@ class Variant:
     """Length of the features that both towers end in."""
     image_size: int
     """Height and width, in pixels, of the images it was trained on."""
-    published: HubFile
-    """The file that Apple publishes."""
+    published: HubFile | OwnFile
+    """The file that its publisher publishes."""
     image_parameters: float
     """Parameters of the folded image tower, in millions."""
     text_parameters: float
     """Parameters of the text tower, in millions."""
-    imagenet_top1: float
-    """Zero-shot accuracy on ImageNet-1k that Apple reports, in percent."""
+    imagenet_top1: float | None
+    """Zero-shot accuracy on ImageNet-1k that Apple reports, in percent; None for weights that know no photographs."""
     copies: tuple[HubFile, ...] = ()
     """The same weights, published elsewhere."""
     image_norm_epsilon: float = 1e-5
@@ -68,7 +85,10 @@ class Variant:
     """How images are resized: "bilinear" or "bicubic"."""
     latency_ms: tuple[float, float] = (0.0, 0.0)
     """Milliseconds for (one image, one text) on an iPhone 12 Pro Max, as Apple reports."""
+    publisher: str = APPLE
+    """Whose weights these are: APPLE or OURS."""
     license: str = "apple-amlr"
+    """Of the weights, as the Hub names it."""
 
     @property
     def short_name(self) -> str:
@@ -77,11 +97,23 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """What Apple calls it: "MobileCLIP-S2"."""
+        """What its publisher calls it: "MobileCLIP-S2"."""
+        if isinstance(self.published, OwnFile):
+            return self.name.replace("mobileclip_", "MobileCLIP-")
         return self.published.repo.split("/")[1]
 
     @property
-    def sources(self) -> tuple[HubFile, ...]:
+    def is_ours(self) -> bool:
+        """Whether this project trained it."""
+        return self.publisher == OURS
+
+    @property
+    def hub_files(self) -> tuple[HubFile, ...]:
+        """Every file on the Hub that holds its weights, the published one first."""
+        return (self.published, *self.copies) if isinstance(self.published, HubFile) else self.copies
+
+    @property
+    def sources(self) -> tuple[HubFile | OwnFile, ...]:
         """Every file that holds both towers' weights, the published one first."""
         return (self.published, *(copy for copy in self.copies if copy.layout != "timm"))
 
@@ -298,6 +330,19 @@ _ALL = (
         imagenet_top1=81.904,
         **_OPENAI,
     ),
+    Variant(
+        "mobileclip_shapes",
+        "mci_shapes",
+        "mct_shapes",
+        64,
+        64,
+        OwnFile("mobileclip_shapes.safetensors", "apple"),
+        image_parameters=0.672744,
+        text_parameters=3.340736,
+        imagenet_top1=None,
+        publisher=OURS,
+        license="apache-2.0",
+    ),
 )
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
@@ -329,7 +374,9 @@ def find_variant(name: str) -> Variant | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"{VARIANTS[name].short_name} ({name})" for name in names)
+    return ", ".join(
+        f"{VARIANTS[name].short_name} ({name}{', not of Apple' if VARIANTS[name].is_ours else ''})" for name in names
+    )
 
 
 def _key(name: str) -> str:
@@ -341,4 +388,4 @@ def _key(name: str) -> str:
 
 
 _KEYS = {_key(variant.name): variant for variant in _ALL}
-_KEYS |= {_key(variant.published.repo): variant for variant in _ALL}
+_KEYS |= {_key(variant.hub_files[0].repo): variant for variant in _ALL if variant.hub_files}

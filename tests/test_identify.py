@@ -36,7 +36,7 @@ def test_every_published_file_has_its_kind() -> None:
     folded = {(known.image_tower, known.layout) for known in FORMATS if known.form != "train"}
     assert folded == {(f"mci{i}", layout) for i in range(5) for layout in ("open_clip", "timm")} | {
         (f"mci{i}", "apple") for i in range(3)
-    }
+    } | {("mci_shapes", layout) for layout in ("apple", "timm")}
 
 
 def batch_norm(name: str, channels: int) -> dict:

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from mobileclip_keras.converters.hub.model_card import (
-    NOTICE,
     CardError,
     CardInfo,
     Check,
     CostRow,
-    license_text,
     render_card,
     validate_card,
 )
+from mobileclip_keras.converters.hub.terms import APPLES, NOTICE, OUR_OWN, Terms, bundle_terms
 from mobileclip_keras.keras_models.registry import VARIANTS, Variant
 from tests.hub.cards import card_problems
+from tests.support import ROOT
 
 CHECKS = (
     Check("train", "jax", 2.5e-14, 1.014, 1.1, True),
@@ -40,13 +40,16 @@ def section(card: str, title: str) -> str:
 
 
 def test_the_licence_is_apples_word_for_word() -> None:
-    text = license_text()
+    text = APPLES.text
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == "30c59d255d2b4075ba11b81ce5aa0109c28d28138d66d52f7f5d8cbba814df8b"
     assert f"“{NOTICE}”" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+APPLES_VARIANTS = {name: variant for name, variant in VARIANTS.items() if not variant.is_ours}
+
+
+@pytest.mark.parametrize("variant", APPLES_VARIANTS.values(), ids=list(APPLES_VARIANTS))
 def test_every_variant_has_a_card_that_can_be_published(variant: str) -> None:
     card = render_card(info(variant, forms=("train", "inference"), checks=CHECKS, images=16, texts=12))
     assert validate_card(card) == {
@@ -66,6 +69,32 @@ def test_every_variant_has_a_card_that_can_be_published(variant: str) -> None:
     assert f"{variant.image_size} × {variant.image_size} pixels, resized {adverb}," in facts
     assert all(f"{value:.8g}" in facts for value in (*variant.mean, *variant.std))
     assert f"{variant.imagenet_top1:.1f} %: Apple's published number for the original, not measured here" in facts
+
+
+def test_weights_of_our_own_are_under_our_licence_and_nobody_calls_them_apples() -> None:
+    card = render_card(info("mobileclip_shapes", forms=("train", "inference"), checks=CHECKS, images=16, texts=12))
+    metadata = validate_card(card, OUR_OWN)
+    assert metadata["license"] == "apache-2.0" and "base_model" not in metadata
+    assert card_problems(card) == ([], [])
+    text = " ".join(card.replace("\n> ", "\n").split())
+    assert "**This model was not made by Apple**, and holds no weights of Apple's." in text
+    assert text.count("Apple") == 2, "only in these words"
+    assert "Model Derivative" not in card and "ImageNet" not in card and "$" not in card
+    assert "never showed |" in section(card, "The model")
+    assert OUR_OWN.text == (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("variant", "terms"), [("mobileclip_shapes", APPLES), ("mobileclip_s2", OUR_OWN)])
+def test_a_card_on_the_terms_of_another_publisher_is_refused(variant: str, terms: Terms) -> None:
+    with pytest.raises(CardError, match=r"license is '[a-z0-9.-]+' and should be"):
+        validate_card(render_card(info(variant)), terms)
+
+
+def test_a_bundle_names_the_terms_of_its_weights() -> None:
+    apples, own = (bundle_terms(VARIANTS[f"mobileclip_{name}"]) for name in ("s0", "shapes"))
+    assert apples.startswith(NOTICE) and "not for commercial use" in apples and "Apple endorses nothing" in apples
+    assert own.startswith(OUR_OWN.notice) and "Apache 2.0" in own
+    assert "commercial" not in own and "derivative" not in own and own.count("Apple") == 1
 
 
 def test_what_the_licence_asks_for_is_said() -> None:

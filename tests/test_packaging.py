@@ -29,8 +29,8 @@ NEVER = {
 # What a file imports only inside the function that needs it, so that the rest works without it.
 LAZY = FRAMEWORKS | {"huggingface_hub", "matplotlib", "pyarrow", "scipy", "usearch"}
 LAZY_IN = {"keras_models": LAZY | {f"{PACKAGE}.converters"}}
-# The reference modules are PyTorch's own classes, and are themselves imported lazily.
-TORCH_CLASSES = ROOT / "verify" / "torch_models"
+# These consist of PyTorch's own classes and functions, and are themselves imported lazily, or by programs alone.
+IN_TORCH = {ROOT / "verify" / "torch_models", ROOT / "verify" / "shapes" / "training"}
 
 
 def files_on_disk() -> set[str]:
@@ -114,7 +114,7 @@ def test_imports_keep_to_the_design(folder: str) -> None:
         never = (
             set() if KERNELS in path.parents else NEVER[folder] - ({"tensorflow"} if DEPLOY in path.parents else set())
         )
-        lazy = set() if {TORCH_CLASSES, KERNELS} & {*path.parents} else LAZY_IN.get(folder, LAZY)
+        lazy = set() if {*IN_TORCH, KERNELS} & {*path.parents} else LAZY_IN.get(folder, LAZY)
         for module, top in imports(path):
             if names_one_of(module, FOLDERS):
                 wrong.append(f"{path.relative_to(ROOT)}: {module} instead of {PACKAGE}.{module}")

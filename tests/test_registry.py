@@ -23,6 +23,8 @@ from mobileclip_keras.keras_models.registry import VARIANTS, UnknownVariantError
         ("blt", "mobileclip_blt"),
         ("apple/MobileCLIP-B-LT", "mobileclip_blt"),
         ("l14", "mobileclip_l14"),
+        ("shapes", "mobileclip_shapes"),
+        ("MobileCLIP-Shapes", "mobileclip_shapes"),
     ],
 )
 def test_every_spelling_of_a_variant(spelling: str, name: str) -> None:
@@ -30,10 +32,19 @@ def test_every_spelling_of_a_variant(spelling: str, name: str) -> None:
 
 
 def test_every_variant_is_found_by_its_own_names() -> None:
-    assert len(VARIANTS) == 14
+    assert len(VARIANTS) == 15
     for variant in VARIANTS.values():
-        for name in (variant.name, variant.short_name, variant.title, variant.published.repo):
+        for name in (variant.name, variant.short_name, variant.title, *(file.repo for file in variant.hub_files[:1])):
             assert get_variant(name) is variant
+
+
+def test_one_variant_is_this_projects_own_and_says_so() -> None:
+    (own,) = (variant for variant in VARIANTS.values() if variant.is_ours)
+    assert own.name == "mobileclip_shapes"
+    assert (own.publisher, own.license, own.hub_files) == ("mobileclip-keras", "apache-2.0", ())
+    assert all(v.publisher == "Apple" and v.license == "apple-amlr" for v in VARIANTS.values() if v is not own)
+    with pytest.raises(UnknownVariantError, match=r"shapes \(mobileclip_shapes, not of Apple\)"):
+        get_variant("shape")
 
 
 @pytest.mark.parametrize(

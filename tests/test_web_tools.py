@@ -10,10 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from mobileclip_keras.converters.cli import app as cli
+from mobileclip_keras.converters.deploy import export as exporting
 from mobileclip_keras.converters.deploy.request import DeployError, make_request
-from mobileclip_keras.converters.deploy.web import browser, runtime_files
-from mobileclip_keras.converters.deploy.web.page_files import describe_page
+from mobileclip_keras.converters.deploy.web import browser, demo, runtime_files
+from mobileclip_keras.converters.deploy.web.page_files import SHAPE_LABELS, describe_page, write_pictures
 from mobileclip_keras.converters.deploy.web.serving import make_server, served
+from mobileclip_keras.keras_models.registry import get_variant
+from mobileclip_keras.verify.shapes.vocabulary import UNKNOWN, Vocabulary
 
 BOTH = ("image", "text")
 
@@ -71,10 +74,44 @@ def test_a_page_takes_both_towers_and_prepares_by_itself() -> None:
 def test_a_page_that_no_browser_proved_is_not_called_proven(tmp_path: Path) -> None:
     for tower in BOTH:
         (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
-    about = describe_page(tmp_path, "float32", "no Chromium or Chrome is on the path")
+    about = describe_page(tmp_path, get_variant("s0"), "float32", "no Chromium or Chrome is on the path")
     assert not about["proven_in_a_browser"]
     assert about["why_not"] == "Not proven in a browser here: no Chromium or Chrome is on the path."
     assert about["model_bytes"] == 10
+
+
+def test_a_page_of_the_tiny_model_begins_with_what_it_knows(tmp_path: Path) -> None:
+    for tower in BOTH:
+        (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
+    shapes = get_variant("shapes")
+    write_pictures(tmp_path, shapes)
+    first = describe_page(tmp_path, shapes, "float32", None)["page"]
+    assert first["mode"] == "draw" and tuple(first["labels"]) == SHAPE_LABELS and first["template"] == "{}"
+    assert {example["file"] for example in first["examples"]} == {
+        path.relative_to(tmp_path).as_posix() for path in (tmp_path / "pictures").iterdir()
+    }
+    assert {example["name"] for example in first["examples"]} < set(SHAPE_LABELS)
+    assert not (Vocabulary.of_captions().rows(SHAPE_LABELS) == UNKNOWN).any()
+    write_pictures(tmp_path / "none", get_variant("s0"))  # whose page shows the golden photographs
+    assert describe_page(tmp_path, get_variant("s0"), "float32", None)["page"]["mode"] == "file"
+
+
+def test_demo_without_a_folder_makes_the_page_of_shapes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, seen = [], []
+
+    def export(name: str, to: str, *, out: Path, **options: Any) -> None:
+        assert (name, to) == ("shapes", "web")
+        made.append(out)
+        out.mkdir()
+
+    monkeypatch.setenv("MOBILECLIP_KERAS_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(exporting, "export", export)
+    monkeypatch.setattr(demo, "check_page", lambda folder: None)
+    monkeypatch.setattr(demo, "show", lambda folder, port, opens, tell: seen.append((folder, opens)))
+    for _ in range(2):
+        done = CliRunner().invoke(cli.app, ["demo", "--no-browser"])
+        assert done.exit_code == 0, done.output
+    assert len(made) == 1 and seen == [(made[0], False)] * 2 and made[0].parent == tmp_path / "cache"
 
 
 def test_what_a_browser_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +143,6 @@ def test_demo_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return " ".join(done.output.split())
 
     assert "has no bundle.json" in said(tmp_path)
-    from mobileclip_keras.converters.deploy.web import demo
-
     monkeypatch.setattr(demo, "check_page", lambda folder: None)
     with make_server(tmp_path) as taken:
         port = taken.server_port

@@ -20,8 +20,8 @@ from pathlib import Path
 PACKAGE = "mobileclip_keras"
 FOLDERS = ("converters", "keras_models", "verify", "weight_maps")
 NEVER_THERE = ("matplotlib", "open_clip", "tensorflow", "timm", "torch", "torchvision")
-# The reference modules are PyTorch's own classes: nowhere else is PyTorch imported at the top of a file.
-NEEDS_TORCH = f"{PACKAGE}.verify.torch_models"
+# These consist of PyTorch's own classes and functions: nowhere else is PyTorch imported at the top of a file.
+NEED_TORCH = (f"{PACKAGE}.verify.torch_models.", f"{PACKAGE}.verify.shapes.training.")
 # What differs on a backend stands in a file of its own, which only that backend imports.
 OTHER_BACKENDS = {
     f"{PACKAGE}.keras_models.kernels.{name}"
@@ -81,7 +81,7 @@ def check_every_module() -> int:
     os.environ["KERAS_BACKEND"] = "jax"
     package = importlib.import_module(PACKAGE)
     names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")]
-    names = [name for name in names if not f"{name}.".startswith(f"{NEEDS_TORCH}.")]
+    names = [name for name in names if not f"{name}.".startswith(NEED_TORCH)]
     names = [name for name in names if not name.endswith(".__main__") and name not in OTHER_BACKENDS]
     for name in names:
         importlib.import_module(name)

@@ -38,13 +38,17 @@ def _forms(has_branches: bool) -> tuple[str, ...]:
 
 
 def _image_layouts(tower: str) -> tuple[str, ...]:
-    """Apple's code has no mci3, mci4 and ViT-L/14."""
+    """Apple's code has no mci3, mci4 and ViT-L/14. No text tower goes with this project's own in open_clip."""
+    if tower == "mci_shapes":
+        return ("apple", "timm")
     return LAYOUTS if tower in ("mci0", "mci1", "mci2", "vit_b16") else ("open_clip", "timm")
 
 
 def _text_layouts(tower: str) -> tuple[str, ...]:
     """open_clip has no RepMixer text tower, and Apple's code no 768-wide one."""
-    return {"mct": ("apple",), "transformer_768": ("open_clip",)}.get(tower, ("apple", "open_clip"))
+    if "repmixer" in TEXT_TOWERS[tower].blocks:
+        return ("apple",)
+    return ("open_clip",) if tower == "transformer_768" else ("apple", "open_clip")
 
 
 def main(folder: Path = TABLES) -> None:

@@ -1,5 +1,6 @@
 """The commands about checkpoints: convert, inspect, verify and to-torch."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,10 @@ IgnoreExtra = Annotated[
 
 
 def convert(
-    src: Annotated[str, typer.Option(help='A checkpoint file, a Hub repository, or "synthetic".')],
+    src: Annotated[
+        str | None,
+        typer.Option(help='A checkpoint file, a Hub repository, or "synthetic"; none for --variant shapes.'),
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="s0, s2, b, 2-s4 ...; detected if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
     form: Annotated[str, typer.Option(help="both, inference or train.")] = "both",
@@ -45,7 +49,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a PyTorch checkpoint into a folder that Keras loads."""
-    with plain_errors(src, out):
+    with plain_errors(src or "", out):
         from ...keras_models.registry import get_variant
         from ..checkpoints.source import resolved, variant_of
 
@@ -104,7 +108,7 @@ def _print_outcome(done: "Conversion") -> None:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    file: Annotated[Path, typer.Argument(help='A checkpoint file, or "shapes" for the one in this package.')],
     weights: Weights = None,
     ignore_extra: IgnoreExtra = False,
     as_json: Json = False,
@@ -112,8 +116,10 @@ def inspect(
     """Say what a checkpoint is: layout, form, variant, dtype, size, what is odd about it, and whether it converts."""
     with plain_errors(file):
         from ..checkpoints.inspection import UnusableCheckpointError, inspect_checkpoint
+        from ..checkpoints.source import own_variant, resolved
 
-        facts = inspect_checkpoint(file, weights, ignore_extra)
+        with resolved(str(file), None) if own_variant(str(file)) else nullcontext(file) as path:
+            facts = inspect_checkpoint(path, weights, ignore_extra)
         if as_json:
             print_json(facts)
         else:

@@ -96,16 +96,22 @@ def _proven(about: dict[str, Any]) -> str:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="What export --to web wrote.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="What export --to web wrote. If left out: a page of shapes, made the first time."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; any that is free if left out.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
 ) -> None:
     """Show a page with pictures and words, computed in the browser; nothing leaves this machine."""
     with plain_errors(folder):
-        from ..deploy.web.demo import check_page, show
+        from ..deploy.web.demo import check_page, own_page, show
 
-        check_page(folder)
-        show(folder, port, browser, lambda address: say(f"{shown(folder)} is at {address} until Ctrl+C."))
+        if folder is None:
+            page = own_page(bars(console))
+        else:
+            check_page(page := folder)
+        show(page, port, browser, lambda address: say(f"{shown(page)} is at {address} until Ctrl+C."))
 
 
 def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:

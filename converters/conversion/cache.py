@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...keras_models.errors import MissingPackageError, MobileClipError
-from ...keras_models.registry import HubFile, Variant
+from ...keras_models.registry import HubFile, OwnFile, Variant
 from ...keras_models.store.download import download_file, is_damaged
 from ...keras_models.store.writing.output_errors import OutputError, os_reason
 from ...keras_models.store.writing.own_files import listed
+from ..checkpoints.source import resolved
 from .damage import find_damage
 
 HOME_VARIABLE = "MOBILECLIP_KERAS_HOME"
@@ -38,7 +39,8 @@ def converted_copy(
     local_files_only: bool = False,
     thorough: bool = False,
 ) -> Path:
-    """The folder of a converted variant. The first call downloads and converts it.
+    """The folder of a converted variant. The first call downloads and converts it; of a variant whose weights are in
+    this package, nothing is downloaded.
 
     Every name and shape of the checkpoint is checked. The result is not compared with PyTorch, which need not be
     installed; the command `convert` compares. The copy holds both forms, and the checkpoint stays in the cache of
@@ -107,7 +109,7 @@ def _names_aside(copy: Path) -> Iterator[Path]:
     yield from (copy.with_name(f"{copy.name}.damaged-{number}") for number in count(2))
 
 
-def best_source(variant: Variant) -> HubFile:
+def best_source(variant: Variant) -> HubFile | OwnFile:
     """The file to convert a variant from: a .safetensors where one is published, as it needs no PyTorch."""
     return next((file for file in variant.sources if file.is_safetensors), variant.published)
 
@@ -118,6 +120,10 @@ def _make(
     from .convert import convert
 
     source = best_source(variant)
+    if isinstance(source, OwnFile):
+        with resolved(None, variant.name) as checkpoint:
+            convert(checkpoint, copy, variant=variant.name, verify=False)
+        return
     if not source.is_safetensors and find_spec("torch") is None:
         raise MissingPackageError(
             f"{variant.title} is published as {source.file} alone, which PyTorch must read, once: "

@@ -14,7 +14,8 @@ from ...keras_models.store.writing.targets import check_target
 from ...verify.compare import Features, torch_errors
 from ...verify.torch_models.requirements import require_packages
 from ..conversion.progress import Progress, silent
-from ..hub.model_card import LICENSE_FILE, NOTICE, license_text
+from ..hub.model_card import LICENSE_FILE
+from ..hub.terms import terms_of
 from .contents import golden
 from .contents.bundle import PROOF_FILE, describe, file_hashes, request_to_json, write_json
 from .contents.readme import README_FILE, render_readme
@@ -30,7 +31,7 @@ from .quantize.choosing import round_and_choose
 from .request import DeployError, Request, default_out, make_request
 from .sources import Source, find_source
 from .web.browser import why_no_browser
-from .web.page_files import describe_page, write_page, write_tables
+from .web.page_files import describe_page, write_page, write_pictures, write_tables
 from .web.proving import check_page
 from .web.runtime_files import runtime_files
 
@@ -127,11 +128,12 @@ def _write(
         tokenizer = difference.to_json()
     preprocessor = ImagePreprocessor.from_pretrained(found.folder) if "image" in request.towers else None
     about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer, certificate)
-    (staged / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
+    (staged / LICENSE_FILE).write_text(terms_of(found.variant).text, encoding="utf-8")
     (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
     if runtime is not None:
         write_tables(staged)
-        about["web"] = describe_page(staged, request.recipe, why_no_browser())
+        write_pictures(staged, found.variant)
+        about["web"] = describe_page(staged, found.variant, request.recipe, why_no_browser())
     about["files"] = file_hashes(staged, (BUNDLE_FILE, PROOF_FILE))
     write_json(staged / BUNDLE_FILE, about)
     record = proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,)))
@@ -171,11 +173,12 @@ def _convert(
 
 def _metadata(found: Source, request: Request) -> dict[str, str]:
     """What each file says of itself."""
+    terms = terms_of(found.variant)
     return {
         "name": found.variant.title,
         "description": f"A tower of {found.variant.title}, exported by mobileclip-keras; bundle.json says more.",
         "variant": found.variant.name,
-        "license": f"apple-amlr. {NOTICE}",
+        "license": f"{terms.license}. {terms.notice}",
         "source_sha256": str(found.conversion["source"].get("sha256")),
     }
 

@@ -1,13 +1,7 @@
-"""The model card and the licence text of a folder of converted weights.
-
-Apple's licence (assets/LICENSE_MODELS.txt, the file LICENSE_MODELS of github.com/apple/ml-mobileclip) lets a
-converted copy be passed on if the copy carries the licence and the notice below, calls itself a Model
-Derivative, names what was changed, and claims no endorsement. The card does all that, and reports the verification.
-"""
+"""The model card of a folder of converted weights. What it must say follows from whose weights they are: terms.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from string import Template
 from typing import Any
 
@@ -15,19 +9,11 @@ from ...keras_models.errors import MobileClipError
 from ...keras_models.registry import Variant
 from ...keras_models.shown import shown_name
 from .card_figures import evaluation_section, model_index
+from .terms import APPLES, Terms, asset, card_parts
 
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE"
 PICTURE_FILE = "verification.png"
-NOTICE = (
-    "Apple Machine Learning Research Model is licensed under the Apple Machine Learning Research Model "
-    "License Agreement."
-)
-# The front matter of every model card holds these.
-METADATA = {
-    "library_name": "keras",
-    "license": "apple-amlr",
-}
 # What a model of these towers is for, in the Hub's words: the first is its task, all are tags.
 TASKS = {
     "both": ("zero-shot-image-classification", "image-feature-extraction"),
@@ -40,7 +26,7 @@ _MEANINGFUL = "\\`*[]<>|&~$"
 
 
 class CardError(MobileClipError, ValueError):
-    """A model card lacks something that the Hub or Apple's licence needs; the message lists everything."""
+    """A model card lacks something that the Hub or the licence needs; the message lists everything."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +111,7 @@ class CardInfo:
 def render_card(info: CardInfo) -> str:
     """The README.md of a converted model, in the Hub's form: YAML front matter, then Markdown."""
     variant = info.variant
-    use = Template(_asset(f"use_{info.towers}.py.txt")).substitute(
+    use = Template(asset(f"use_{info.towers}.py.txt")).substitute(
         repo_id=info.repo_id,
         embed_dim=variant.embed_dim,
         probabilities=(
@@ -134,20 +120,16 @@ def render_card(info: CardInfo) -> str:
             else "keras.ops.softmax(100 * similarities)"
         ),
     )
-    return Template(_asset("model_card.md")).substitute(
+    return Template(asset("model_card.md")).substitute(
         use=use.rstrip(),
         pipeline_tag=TASKS[info.towers][0],
         tags="\n".join(f"- {task}" for task in TASKS[info.towers]),
         towers="\n".join(_tower_rows(info)),
-        original="" if info.towers == "both" else " with both towers",
+        **card_parts(variant, info.towers == "both"),
         input={"both": "an image or a text", "image": "an image", "text": "a text"}[info.towers],
         title=variant.title,
-        base_model=variant.published.repo,
-        license=variant.license,
-        notice=NOTICE,
         repo_id=info.repo_id,
         embed_dim=variant.embed_dim,
-        accuracy=f"{variant.imagenet_top1:.1f}",
         forms=" and ".join(f"{form} form" for form in info.forms),
         dtype=_plain(info.dtype),
         source_file=_code(info.source_file),
@@ -191,13 +173,12 @@ def _code(text: str) -> str:
     return shown_name(text).replace("`", "\\x60").replace("|", "\\x7c")
 
 
-def license_text() -> str:
-    """Apple's licence of the weights, to be written beside them as LICENSE_FILE."""
-    return _asset("LICENSE_MODELS.txt")
+def validate_card(text: str, terms: Terms = APPLES) -> dict[str, Any]:
+    """Checks a card for what the Hub's users and the licence need, and returns its front matter.
 
-
-def validate_card(text: str) -> dict[str, Any]:
-    """Checks a card for what the Hub's users and Apple's licence need, and returns its front matter.
+    Args:
+        text: of the card.
+        terms: of the weights.
 
     Raises:
         CardError: listing everything that is wrong.
@@ -205,19 +186,21 @@ def validate_card(text: str) -> dict[str, Any]:
     metadata = _front_matter(text)
     wrong = [
         f"{key} is {metadata.get(key)!r} and should be {value!r}"
-        for key, value in METADATA.items()
+        for key, value in {"library_name": "keras", "license": terms.license}.items()
         if metadata.get(key) != value
     ]
     tasks = sorted({tasks[0] for tasks in TASKS.values()})
     if metadata.get("pipeline_tag") not in tasks:
         wrong.append(f"pipeline_tag is {metadata.get('pipeline_tag')!r} and should be one of {', '.join(tasks)}")
-    if not str(metadata.get("base_model", "")).startswith("apple/"):
+    if terms.base and not str(metadata.get("base_model", "")).startswith(terms.base):
         wrong.append("base_model does not name the repository of Apple's checkpoint (apple/…)")
+    if not terms.base and "base_model" in metadata:
+        wrong.append(f"base_model is {metadata['base_model']!r}, and these weights are no copy of another's")
     if "mobileclip" not in (metadata.get("tags") or ()):
         wrong.append("tags lack mobileclip")
     # Somebody may have edited the card and wrapped its lines.
     body = " ".join(text.replace("\n> ", "\n").split())
-    for needed in (NOTICE, "Model Derivative", "## What was changed", f"]({LICENSE_FILE})"):
+    for needed in (*terms.needed, f"]({LICENSE_FILE})"):
         if needed not in body:
             wrong.append(f"the text lacks {needed!r}")
     if wrong:
@@ -351,7 +334,3 @@ def _count(images: int, texts: int) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return f"({', '.join(f'{value:.8g}' for value in values)})"
-
-
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...keras_models.errors import MobileClipError
+from ...keras_models.registry import VARIANTS
 from ...keras_models.shown import shown_name
 from ...keras_models.store.file_names import CONVERSION_FILE, FILES_RECORD, TRAIN_FOLDER, WEIGHTS
 from ...keras_models.store.folder import form_folders, read_config
@@ -18,8 +19,9 @@ from ...keras_models.store.hub_errors import HubError
 from .agreement import find_disagreements
 from .certificates import read_certificates
 from .contents import file_hashes, find_changes, published_files
-from .model_card import CARD_FILE, LICENSE_FILE, license_text, validate_card
+from .model_card import CARD_FILE, LICENSE_FILE, validate_card
 from .records import VERIFICATION_FILE, RecordError, file_digest, read_record, write_card
+from .terms import Terms, terms_of
 from .trial import find_differences
 from .upload import upload_folder
 from .verdict import find_faults, find_gaps
@@ -108,7 +110,8 @@ def publish(
         raise PublishError(f"{folder} cannot be published:{listed}")
     tag = tag or _version_tag()
     with _staged(folder, repo, hashes, certificates) as staged:
-        validate_card((staged / CARD_FILE).read_text(encoding="utf-8"))
+        variant = VARIANTS[read_record(staged, CONVERSION_FILE)["variant"]]
+        validate_card((staged / CARD_FILE).read_text(encoding="utf-8"), terms_of(variant))
         hashes[CARD_FILE] = file_digest(staged / CARD_FILE, staged)
         done = upload_folder(
             staged, repo, private=private, token=token, revision=revision, tag=tag, dry_run=dry_run, hashes=hashes
@@ -145,13 +148,20 @@ def _look_at(folder: Path) -> tuple[list[str], dict[str, str]]:
     if "files_sha256" in verification:
         bound = {path: digest for path, digest in hashes.items() if path != VERIFICATION_FILE}
         problems += find_changes(bound, verification, missing)
-    if LICENSE_FILE not in missing and (folder / LICENSE_FILE).read_bytes() != license_text().encode():
-        problems.append(f"its {LICENSE_FILE} is not Apple's licence of the weights, word for word")
+    variant = VARIANTS.get(conversion["variant"])  # that there is none such is among the disagreements
+    if variant is not None and LICENSE_FILE not in missing:
+        problems += _license_problems(folder, terms_of(variant))
     disagreements = find_disagreements(folder, conversion, verification, missing)
     problems += disagreements
     if not (gaps or disagreements or any(path.endswith(WEIGHTS) for path in missing)):
         problems += find_differences(folder, conversion, verification, tuple(configs))
     return problems, hashes
+
+
+def _license_problems(folder: Path, terms: Terms) -> list[str]:
+    if (folder / LICENSE_FILE).read_bytes() == terms.text.encode():
+        return []
+    return [f"its {LICENSE_FILE} is not {terms.holder} of the weights, word for word"]
 
 
 def _record_hash(folder: Path) -> str:

@@ -16,10 +16,11 @@ from ...keras_models.store.foreign.foreign_files import check_regular
 from ...keras_models.store.foreign.json_fields import fields, problems
 from ...keras_models.store.foreign.json_file import read_json
 from ...keras_models.store.writing.own_files import sha256, sha256_of_written
-from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, license_text, render_card
+from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
 from .record_fields import RECORDS
 from .record_fields import VERIFICATION_FILE as VERIFICATION_FILE
+from .terms import terms_of
 
 
 class RecordError(MobileClipError):
@@ -94,8 +95,9 @@ def file_digest(path: Path, folder: Path, digest: Callable[[Path], str] = sha256
 
 
 def write_license(folder: Path) -> None:
-    """Writes Apple's licence into a converted folder."""
-    (folder / LICENSE_FILE).write_text(license_text(), encoding="utf-8")
+    """Writes the licence of its weights into a converted folder, which has a record of its conversion."""
+    variant = get_variant(read_record(folder, CONVERSION_FILE)["variant"])
+    (folder / LICENSE_FILE).write_text(terms_of(variant).text, encoding="utf-8")
 
 
 def write_card(folder: Path, repo_id: str | None = None, certificates: tuple[dict[str, Any], ...] = ()) -> None:

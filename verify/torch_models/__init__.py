@@ -37,11 +37,11 @@ def build_reference(
 ) -> TorchReference:
     """A PyTorch model that computes with exactly the tensors of a checkpoint.
 
-    Image towers are timm's; the 12-layer text towers are open_clip's; S0's text tower ("mct") is `mct.py`.
+    Image towers are timm's; the 12-layer text towers are open_clip's; those with RepMixer blocks ("mct") are `mct.py`.
 
     Args:
-        image_tower: mci0 … mci4, vit_b16, vit_l14; None leaves it out.
-        text_tower: mct, transformer_512, transformer_512_causal, transformer_768; None leaves it out.
+        image_tower: mci0 … mci4, mci_shapes, vit_b16, vit_l14; None leaves it out.
+        text_tower: mct, mct_shapes, transformer_512, transformer_512_causal, transformer_768; None leaves it out.
         state: The file's tensors under its own names, train-time or already folded ("reparameterised").
         layout: Whose names those are. "timm" files hold an image tower alone.
         image_norm_epsilon: The epsilon of the image tower's LayerNorms. None takes that of the layout's own code: for
@@ -58,7 +58,7 @@ def build_reference(
     """
     require_packages()
     keep_triton_out()
-    from .towers import build_image_tower, build_text_tower
+    from .towers import MIXER_TOWERS, build_image_tower, build_text_tower
 
     if layout not in _PREFIXES:
         raise ValueError(f"unknown layout {layout!r}; the known ones are {', '.join(_PREFIXES)}")
@@ -72,7 +72,7 @@ def build_reference(
             image_stem_padding = _APPLE_STEM_PADDING if image_stem_padding is None else image_stem_padding
         image = build_image_tower(image_tower, image_state, dtype, image_norm_epsilon, image_stem_padding, image_size)
     if text_tower is not None:
-        if layout == "apple" and text_tower != "mct":
+        if layout == "apple" and text_tower not in MIXER_TOWERS:
             text_state = text_to_open_clip(text_state)
         text = build_text_tower(text_tower, text_state, dtype)
     return TorchReference(image, text, scalars.get("logit_scale"), scalars.get("logit_bias"))

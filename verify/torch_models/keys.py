@@ -91,6 +91,12 @@ def mci_to_timm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed | _linear("head.fc", state.get("head.proj"))
 
 
+def mci_from_timm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Back from timm's names to Apple's, branches kept. The projection's bias, which Apple lacks, is left out."""
+    renamed = {_apple_mci_name(name): array for name, array in state.items() if not name.startswith("head.fc.")}
+    return renamed | {"head.proj": state["head.fc.weight"].T}
+
+
 def vit_to_timm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """ViT-B/16, from Apple's names (without prefix) to timm's."""
     renamed = {_by_path(name, _VIT): array for name, array in state.items() if name != "classifier.proj"}
@@ -114,6 +120,17 @@ def _mci_name(name: str) -> str:
     depth = 2 if parts[0] == "network" else 1
     root = ".".join(parts[:depth])
     return ".".join([_MCI_ROOTS.get(root, root), *(_MCI_PARTS.get(part, part) for part in parts[depth:])])
+
+
+def _apple_mci_name(name: str) -> str:
+    root = next(timm for timm in _APPLE_ROOTS if name.startswith(f"{timm}."))
+    rest = name.removeprefix(f"{root}.").removesuffix(".gamma").split(".")
+    parts = _APPLE_PARTS if root == "final_conv" else {**_APPLE_PARTS, "fc1": "fc1", "fc2": "fc2"}
+    return ".".join([_APPLE_ROOTS[root], *(parts.get(part, part) for part in rest)])
+
+
+_APPLE_ROOTS = {timm: apple for apple, timm in _MCI_ROOTS.items()}
+_APPLE_PARTS = {timm.removesuffix(".gamma"): apple for apple, timm in _MCI_PARTS.items()}
 
 
 def _by_path(name: str, table: Mapping[str, str]) -> str:

@@ -20,11 +20,19 @@ class MobileTextTower(nn.Module):
         width: Channels. Only tests make this and the following numbers smaller.
         heads: Of each attention.
         layers: Transformer layers between the two RepMixer blocks.
+        vocabulary: Rows of the embedding.
     """
 
-    def __init__(self, folded: bool = False, width: int = WIDTH, heads: int = HEADS, layers: int = LAYERS) -> None:
+    def __init__(
+        self,
+        folded: bool = False,
+        width: int = WIDTH,
+        heads: int = HEADS,
+        layers: int = LAYERS,
+        vocabulary: int = VOCABULARY,
+    ) -> None:
         super().__init__()
-        self.embedding_layer = nn.Embedding(VOCABULARY, width)
+        self.embedding_layer = nn.Embedding(vocabulary, width)
         positions = nn.Parameter(torch.empty(1, 1, CONTEXT_LENGTH, width))
         self.positional_embedding = nn.ModuleDict({"pos_embed": nn.ParameterDict({"pos_embed": positions})})
         self.transformer = nn.ModuleList(

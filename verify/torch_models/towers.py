@@ -24,6 +24,8 @@ class ImageTower(NamedTuple):
     timm_name: str
     embed_dim: int
     pool: str
+    changes: Mapping[str, Any] = {}
+    """Numbers that differ from timm's model of that name."""
 
 
 class TextTower(NamedTuple):
@@ -42,6 +44,7 @@ IMAGE_TOWERS = {
     "mci2": ImageTower("fastvit_mci2", 512, "avg"),
     "mci3": ImageTower("fastvit_mci3", 768, "avg"),
     "mci4": ImageTower("fastvit_mci4", 768, "avg"),
+    "mci_shapes": ImageTower("fastvit_mci0", 64, "avg", {"layers": (1, 1, 2, 1), "embed_dims": (24, 48, 96, 192)}),
     "vit_b16": ImageTower("vit_base_mci_224", 512, "token"),
     "vit_l14": ImageTower("vit_large_patch14_clip_224", 768, "token"),
 }
@@ -50,6 +53,21 @@ TEXT_TOWERS = {
     "transformer_512_causal": TextTower(512, 8, causal=True),
     "transformer_768": TextTower(768, 12, causal=False),
 }
+MIXER_TOWERS = {"mct": {}, "mct_shapes": {"width": 64, "heads": 2, "layers": 2}}
+"""The text towers of mct.py, and the numbers in which they differ from MobileCLIP-S0's."""
+
+
+def new_image_tower(name: str, **options: Any) -> nn.Module:
+    """timm's model of an image tower, in train form where no option says otherwise, with initial weights.
+
+    Args:
+        name: A key of `IMAGE_TOWERS`.
+        options: Of `timm.create_model`.
+    """
+    tower = _find(name, IMAGE_TOWERS, "image")
+    return timm.create_model(
+        tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **tower.changes, **options
+    )
 
 
 def build_image_tower(
@@ -74,13 +92,12 @@ def build_image_tower(
         ReferenceMismatchError: where names or shapes are not exactly the model's.
         ValueError: where there is no such tower.
     """
-    tower = _find(name, IMAGE_TOWERS, "image")
     options: dict[str, Any] = {"inference_mode": True} if _is_folded(state) else {}
     if image_size is not None:
         options["img_size"] = image_size
     with torch.device("meta"):
-        model = timm.create_model(tower.timm_name, num_classes=tower.embed_dim, global_pool=tower.pool, **options)
-    _load(model, state, dtype, f"timm's {tower.timm_name}")
+        model = new_image_tower(name, **options)
+    _load(model, state, dtype, f"timm's {IMAGE_TOWERS[name].timm_name}")
     if norm_epsilon is not None:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
@@ -91,21 +108,21 @@ def build_image_tower(
 
 
 def build_text_tower(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nn.Module:
-    """The model of text tower `name`, in inference mode: open_clip's, or for "mct" this project's own.
+    """The model of text tower `name`, in inference mode: open_clip's, or one of mct.py.
 
     Args:
-        name: A key of `TEXT_TOWERS`, or "mct".
-        state: Tensors under open_clip's names; for "mct" under Apple's, branches kept or folded.
+        name: A key of `TEXT_TOWERS` or of `MIXER_TOWERS`.
+        state: Tensors under open_clip's names; of `MIXER_TOWERS` under Apple's, branches kept or folded.
         dtype: "float32" or "float64".
 
     Raises:
         ReferenceMismatchError: where names or shapes are not exactly the model's.
         ValueError: where there is no such tower.
     """
-    if name == "mct":
+    if name in MIXER_TOWERS:
         with torch.device("meta"):
-            model: nn.Module = MobileTextTower(folded=_is_folded(state))
-        return _load(model, state, dtype, "the S0 text tower")
+            model: nn.Module = MobileTextTower(folded=_is_folded(state), **MIXER_TOWERS[name])
+        return _load(model, state, dtype, f"the text tower {name}")
 
     tower = _find(name, TEXT_TOWERS, "text")
     with torch.device("meta"):

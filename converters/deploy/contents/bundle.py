@@ -22,7 +22,8 @@ from ....keras_models.store.foreign.json_fields import (
 )
 from ....keras_models.store.foreign.json_file import JsonError, read_json
 from ....keras_models.store.writing.own_files import sha256 as file_sha256
-from ...hub.model_card import LICENSE_FILE, NOTICE
+from ...hub.model_card import LICENSE_FILE
+from ...hub.terms import terms_of
 from ..quantize.recipes import RECIPES
 from ..request import LARGEST_BATCH, LARGEST_SIDE, TOWERS, DeployError, Request
 from ..runtimes.registry import RUNTIMES
@@ -71,6 +72,7 @@ def describe(
         tokenizer: what remains of the differences of tokenizer.json; None without the text tower.
         certificate: what rounded weights cost, as measured; None for float32.
     """
+    terms = terms_of(variant)
     about: dict[str, Any] = {
         "program": "mobileclip-keras",
         "format": FORMAT,
@@ -85,7 +87,7 @@ def describe(
             "source": conversion["source"],
             "computes_like": conversion.get("computes_like", "training"),
         },
-        "licence": {"name": "apple-amlr", "file": LICENSE_FILE, "notice": NOTICE},
+        "licence": {"name": terms.license, "file": LICENSE_FILE, "notice": terms.notice},
         "towers": made["parts"],
         "scores": {
             "logit_scale": made["logit_scale"],

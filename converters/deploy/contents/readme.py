@@ -4,7 +4,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from ...hub.model_card import NOTICE
+from ....keras_models.registry import get_variant
+from ...hub.terms import bundle_terms
 from ..proofs.proof import Check
 from ..quantize.recipes import WORDS
 
@@ -146,7 +147,7 @@ def render_readme(about: dict[str, Any], checks: list[Check]) -> str:
         checks="\n".join(rows),
         rounding=_rounding(about),
         others="\n".join(filter(None, snippets)),
-        notice=NOTICE,
+        licence=bundle_terms(get_variant(about["model"]["variant"])),
     )
 
 

@@ -1,20 +1,51 @@
-"""Showing a page on this machine."""
+"""Showing a page on this machine: a given one, or that of the model in this package."""
 
 import threading
 import webbrowser
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock
+
 from ....keras_models.store.writing.output_errors import os_reason
+from ....keras_models.store.writing.own_files import sha256
+from ....verify.shapes.checkpoint import PACKED
+from ...conversion.cache import cache_folder
+from ...conversion.progress import Progress
 from ..contents.bundle import read_bundle
 from ..request import DeployError
 from .serving import address_of, make_server
+
+OWN_MODEL = "shapes"
 
 
 def check_page(folder: Path) -> None:
     """Raises DeployError where a folder is no page that `export` wrote."""
     if "web" not in read_bundle(folder) or not (folder / "index.html").is_file():
         raise DeployError(f"{folder} holds no page: make one with mobileclip-keras export MODEL --to web.")
+
+
+def own_page(progress: Progress) -> Path:
+    """The page of the model in this package. The first call exports it into the cache; another may take its time.
+
+    Args:
+        progress: shows the steps of the export.
+
+    Raises:
+        MobileClipError: where it cannot be exported.
+    """
+    from ..export import export
+
+    # Another version of the program, or other weights, make another page.
+    name = f"{OWN_MODEL}-page-{version('mobileclip-keras')}-{sha256(PACKED)[:8]}"
+    page = cache_folder() / name
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(page.with_name(f".{name}.lock")):
+        if not page.exists():
+            export(OWN_MODEL, "web", out=page, progress=progress)
+    check_page(page)
+    return page
 
 
 def show(folder: Path, port: int, browser: bool, tell: Callable[[str], None]) -> None:
