@@ -12,10 +12,16 @@ from mobileclip_keras.converters.deploy.quantize.means import measuring, shift
 from mobileclip_keras.converters.deploy.quantize.options import Option, option, precisions, uniform_plan
 from mobileclip_keras.converters.deploy.quantize.ranking import Nearness, nearness
 from mobileclip_keras.converters.deploy.quantize.recipes import candidates, weight_sets
-from mobileclip_keras.converters.deploy.quantize.rounding import rounded, smallest_type, to_half, to_integers
+from mobileclip_keras.converters.deploy.quantize.rounding import (
+    how_stored,
+    rounded,
+    smallest_type,
+    to_half,
+    to_integers,
+)
 from mobileclip_keras.converters.deploy.quantize.search import plans_by_size, smallest_that_holds
 from mobileclip_keras.converters.deploy.quantize.trial import TowerTrial, Trial, check_trial, choose
-from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
+from mobileclip_keras.converters.deploy.quantize.weights import Weight, described, weights_of
 from mobileclip_keras.converters.deploy.request import DeployError
 from mobileclip_keras.keras_models.kernels.plain import group_of
 from mobileclip_keras.keras_models.layers.dense import VectorLinear
@@ -44,6 +50,24 @@ def test_rounded_numbers_are_few_levels_of_each_channel(bits: int, channels: tup
     assert np.allclose(integers * scales.reshape(shape), made, rtol=1e-6)
     assert smallest_type(made, channels) == f"int{bits}"
     assert smallest_type(array, channels) == "float32"
+
+
+def test_a_file_finds_what_scales_were_given() -> None:
+    assert how_stored(rounded(HEAVY, (3,), 8), (3,)) == ("int8", (3,))
+    assert how_stored(rounded(HEAVY, (), 8), (3,)) == ("int8", ())
+    assert how_stored(rounded(HEAVY, (), 4), (3,), ("int8",))[0] == "float32", "no integers of 4 bits there"
+    assert how_stored(to_half(HEAVY), (3,)) == ("float16", (3,)) and how_stored(HEAVY, (3,)) == ("float32", (3,))
+
+
+def test_a_table_of_narrow_rows_has_one_scale() -> None:
+    def table(width: int) -> Weight:
+        layer = keras.layers.Embedding(200, width, name="words")
+        layer.build()
+        return Weight("text_encoder/words/embeddings", "embedding", layer, layer.embeddings, None, described(layer)[2])
+
+    assert (table(64).channels, table(512).channels) == ((), (0,))
+    assert option(table(64), "int8", {}).bytes == 200 * 64 + 4
+    assert option(table(512), "int8", {}).bytes == 200 * 512 + 4 * 200
 
 
 def test_clipping_lessens_the_error_and_never_adds_to_it() -> None:

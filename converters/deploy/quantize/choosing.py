@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,55 @@ def round_and_choose(
         DeployError: where the recipe gives no numbers, or is not within its budget.
     """
     with tempfile.TemporaryDirectory() as beside:
-        place, layers = Path(beside), {}
-        if request.recipe in BY_LAYER:
-            with progress("Rounding weights"):
-                save_rows(inputs, place / "rows.npz")
-                layers = round_job(place / "rows.npz", place)["layers"]
-        names = candidates(request.recipe, request.how.recipes)
-        folders = {name: place / name for name in names}
-        with progress(f"Converting to {request.how.title}, {len(names)} times"):
-            made = dict(zip(names, convert([_spec(name, place) for name in names]), strict=True))
-        with progress(f"Measuring in {request.how.title}"):
-            trials = try_all(folders, request, inputs)
-        chosen = _chosen(trials, request)
-        for path in folders[chosen].iterdir():
+        tried = try_recipes(request, inputs, Path(beside), convert, round_job, progress)
+        chosen = _chosen(tried.trials, request)
+        for path in tried.folders[chosen].iterdir():
             shutil.move(path, staged / path.name)
-    return made[chosen], Rounded(chosen, trials, own, layers if chosen == "mixed" else {})
+    return tried.made[chosen], Rounded(chosen, tried.trials, own, tried.layers if chosen == "mixed" else {})
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What `try_recipes` wrote and measured.
+
+    Attributes:
+        folders: of each candidate's files.
+        made: what bundle.json says of each candidate's files.
+        layers: by tower, what the candidate "mixed" makes of each layer; empty without it.
+        trials: what each candidate costs.
+    """
+
+    folders: dict[str, Path]
+    made: dict[str, dict[str, Any]]
+    layers: dict[str, Any]
+    trials: list[Trial]
+
+
+def try_recipes(
+    request: Request, inputs: ProofInputs, place: Path, convert: Convert, round_job: RoundJob, progress: Progress
+) -> Tried:
+    """Writes the files of every candidate of a request into a folder each, and measures them.
+
+    Args:
+        request: says recipe and budget.
+        inputs: to measure on.
+        place: an empty folder for the candidates' folders.
+        convert: writes files.
+        round_job: rounds weights.
+        progress: shows steps.
+    """
+    layers: dict[str, Any] = {}
+    if request.recipe in BY_LAYER:
+        with progress("Rounding weights"):
+            save_rows(inputs, place / "rows.npz")
+            layers = round_job(place / "rows.npz", place)["layers"]
+    names = candidates(request.recipe, request.how.recipes)
+    folders = {name: place / name for name in names}
+    with progress(f"Converting to {request.how.title}, {len(names)} times"):
+        made = dict(zip(names, convert([_spec(name, place) for name in names]), strict=True))
+    with progress(f"Measuring in {request.how.title}"):
+        trials = try_all(folders, request, inputs)
+    return Tried(folders, made, layers, trials)
 
 
 def _spec(name: str, place: Path) -> dict[str, Any]:

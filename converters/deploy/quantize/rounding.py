@@ -24,12 +24,15 @@ def rounded(array: np.ndarray, channels: Axes, bits: int) -> np.ndarray:
 
     Args:
         array: float32.
-        channels: the axes that count channels.
+        channels: the axes that count channels; none for a table that has one scale, which is not clipped: most of its
+            rows are of words that hardly anybody uses, and their error would say how much those in use lose.
         bits: of a level.
 
     Returns:
         Float32 of the same shape. Each channel has a number at its outermost level, so the scale can be read off it.
     """
+    if not channels:
+        return _to_levels(array, np.abs(array).max(), 2 ** (bits - 1) - 1)
     rows, shape = _by_channel(array, channels)
     made = np.empty_like(rows)
     size = max((1 << 22) // max(rows.shape[1], 1), 1)  # rows that the processor's cache holds
@@ -81,6 +84,21 @@ def smallest_type(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = 
             return name
     with np.errstate(over="ignore"):
         return "float16" if np.array_equal(array.astype(np.float16).astype(np.float32), array) else "float32"
+
+
+def how_stored(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = ("int4", "int8")) -> tuple[str, Axes]:
+    """The smallest type that holds an array as it is, and the axes that count its scales: none where all share one.
+
+    Args:
+        array: float32.
+        channels: the axes that count channels.
+        allowed: the integers that may be told.
+    """
+    for axes in (channels, ()):
+        kind = smallest_type(array, axes, allowed)
+        if kind in BITS:
+            return kind, axes
+    return kind, channels
 
 
 def to_integers(array: np.ndarray, channels: Axes, bits: int) -> tuple[np.ndarray, np.ndarray]:

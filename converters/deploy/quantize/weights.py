@@ -15,6 +15,8 @@ from ....keras_models.store.variables import variables_by_name
 from .rounding import SMALLEST, Axes
 
 KINDS = ("convolution", "depthwise", "dense", "embedding")
+NARROW = 128
+"""Numbers in a row of a table below which all rows have one scale. LiteRT keeps 12 bytes for each scale."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Weight:
         layer: that computes with it.
         variable: its numbers.
         bias: what the layer adds to each channel; None for nothing.
-        channels: the axes that count output channels; of a table, its rows.
+        channels: the axes that count output channels; of a table, its rows, or nothing where a scale for each row
+            would take much of what its levels save.
         group: how many inputs have a scale of their own for each channel, because the layer computes with as many of
             them at once, and a file holds as many together; None for all.
     """
@@ -65,10 +68,10 @@ def weights_of(model: Any) -> list[Weight]:
     found = {}
     for encoder in filter(None, (model.image_encoder, model.text_encoder)):
         for _, layer in layers_by_path(encoder):
-            described = _described(layer)
-            if described is None:
+            about = described(layer)
+            if about is None:
                 continue
-            kind, variable, channels = described
+            kind, variable, channels = about
             if id(variable) in names and np.prod(variable.shape) >= SMALLEST:
                 bias = getattr(layer, "bias", None)
                 vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
@@ -77,12 +80,13 @@ def weights_of(model: Any) -> list[Weight]:
     return [found[each] for each in names if each in found]
 
 
-def _described(layer: Any) -> tuple[str, keras.Variable, Axes] | None:
+def described(layer: Any) -> tuple[str, keras.Variable, Axes] | None:
     """Kind, variable and channels of a layer's weight; None for a layer without one."""
     if isinstance(layer, Convolution):
         return ("depthwise", layer.kernel, (2, 3)) if layer.depthwise else ("convolution", layer.kernel, (3,))
     if isinstance(layer, keras.layers.Dense | ImageProjectionHead):
         return "dense", layer.kernel, (1,)
     if isinstance(layer, keras.layers.Embedding):
-        return "embedding", layer.embeddings, (0,)
+        wide = layer.embeddings.shape[1] >= NARROW
+        return "embedding", layer.embeddings, (0,) if wide else ()
     return None

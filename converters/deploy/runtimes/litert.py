@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantize.rounding import smallest_type
+from ..quantize.rounding import Axes, how_stored
 from .operation import Operation
 from .registry import Arrays, Run
 from .saved_model import signature_name
@@ -84,12 +84,12 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
 
     storing = quantizer.Quantizer(str(float32))
     chosen = list(_storable(float32))
-    for kind, name, dtype in chosen:
+    for kind, name, dtype, axes in chosen:
         casting = AlgorithmName.FLOAT_CASTING if dtype == "float16" else AlgorithmName.MIN_MAX_UNIFORM_QUANT
         storing.update_quantization_recipe(
             regex=f"^{re.escape(name)};",
             operation_name=TFLOperationName[kind],
-            op_config=_stored_as(dtype, kind == "EMBEDDING_LOOKUP" or (integers and kind == "FULLY_CONNECTED")),
+            op_config=_stored_as(dtype, axes, kind == "EMBEDDING_LOOKUP" or (integers and kind == "FULLY_CONNECTED")),
             algorithm_key=casting,
         )
     if chosen:
@@ -98,8 +98,14 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         out.write_bytes(float32.read_bytes())
 
 
-def _stored_as(dtype: str, integers: bool) -> Any:
-    """How the quantiser shall store an operation's weights. A look-up takes integers and makes floats of a few rows."""
+def _stored_as(dtype: str, axes: Axes, integers: bool) -> Any:
+    """How the quantiser shall store an operation's weights. A look-up takes integers and makes floats of a few rows.
+
+    Args:
+        dtype: of the weights.
+        axes: that count their scales.
+        integers: whether the operation takes integers.
+    """
     from ai_edge_quantizer import qtyping
 
     kind = qtyping.TensorDataType.FLOAT if dtype == "float16" else qtyping.TensorDataType.INT
@@ -110,7 +116,7 @@ def _stored_as(dtype: str, integers: bool) -> Any:
             num_bits=bits,
             dtype=kind,
             granularity=qtyping.QuantGranularity.TENSORWISE
-            if dtype == "float16"
+            if dtype == "float16" or not axes
             else qtyping.QuantGranularity.CHANNELWISE,
         ),
         compute_precision=qtyping.ComputePrecision.INTEGER if computes else qtyping.ComputePrecision.FLOAT,
@@ -118,14 +124,14 @@ def _stored_as(dtype: str, integers: bool) -> Any:
     )
 
 
-def _storable(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Of each operation whose weights a smaller type holds: its kind, its name, the type."""
+def _storable(path: Path) -> Iterator[tuple[str, str, str, Axes]]:
+    """Of each operation whose weights a smaller type holds: its kind, its name, the type, the axes of scales."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(path))
     kinds = _names(schema.BuiltinOperator)
-    known: dict[tuple[int, str], str] = {}
+    known: dict[tuple[int, str], tuple[str, Axes]] = {}
     for graph in model.subgraphs:
         for each in graph.operators:
             code = model.operatorCodes[each.opcodeIndex]
@@ -140,11 +146,11 @@ def _storable(path: Path) -> Iterator[tuple[str, str, str]]:
             if (tensor.buffer, kind) not in known:
                 array = np.frombuffer(bytes(data), np.float32).reshape(tuple(tensor.shape))
                 allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
-                known[tensor.buffer, kind] = smallest_type(array, (axis % array.ndim,), allowed)
-            refused = kind in _NO_HALF and known[tensor.buffer, kind] == "float16"
-            if known[tensor.buffer, kind] != "float32" and not refused:
+                known[tensor.buffer, kind] = how_stored(array, (axis % array.ndim,), allowed)
+            dtype, axes = known[tensor.buffer, kind]
+            if dtype != "float32" and not (kind in _NO_HALF and dtype == "float16"):
                 name = graph.tensors[each.outputs[0]].name
-                yield kind, name.decode() if isinstance(name, bytes) else name, known[tensor.buffer, kind]
+                yield kind, name.decode() if isinstance(name, bytes) else name, dtype, axes
 
 
 def describe(path: Path, about: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantize.rounding import BITS, smallest_type, to_integers
+from ..quantize.rounding import BITS, Axes, how_stored, to_integers
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 from .saved_model import SIGNATURE, WEIGHT, WEIGHTS_FILE
@@ -126,13 +126,12 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         kind = "float32"
         if initializer.name in axes and initializer.data_type == onnx.TensorProto.FLOAT:
             array = numpy_helper.to_array(initializer)
-            axis = axes[initializer.name] % array.ndim
-            kind = smallest_type(array, (axis,))
+            kind, scaled = how_stored(array, (axes[initializer.name] % array.ndim,))
         smallest.add(kind)
         if kind == "float32":
             stored.append(initializer)
         else:
-            tensors, node = _restored(initializer.name, array, axis, kind)
+            tensors, node = _restored(initializer.name, array, scaled, kind)
             stored += tensors
             nodes.append(node)
     rest = list(graph.node)
@@ -157,7 +156,7 @@ def _weight_axes(graph: Any) -> dict[str, int]:
     return {name: axis for name, (axis, *more) in found.items() if axis is not None and not more}
 
 
-def _restored(name: str, array: np.ndarray, axis: int, kind: str) -> tuple[list[Any], Any]:
+def _restored(name: str, array: np.ndarray, axes: Axes, kind: str) -> tuple[list[Any], Any]:
     """Stored tensors, and the operation that makes float32 of them under the old name."""
     import ml_dtypes
     import onnx
@@ -167,14 +166,15 @@ def _restored(name: str, array: np.ndarray, axis: int, kind: str) -> tuple[list[
     if kind == "float16":
         node = helper.make_node("Cast", [inner], [name], name=f"{name}_restored", to=onnx.TensorProto.FLOAT)
         return [numpy_helper.from_array(array.astype(np.float16), inner)], node
-    integers, scales = to_integers(array, (axis,), BITS[kind])
+    integers, scales = to_integers(array, axes, BITS[kind])
     if kind == "int4":
         tensor = numpy_helper.from_array(integers.astype(ml_dtypes.int4), inner)
     else:
         tensor = numpy_helper.from_array(integers, inner)
     inputs = [inner, f"{name}_scale"]
-    node = helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_restored", axis=axis)
-    return [tensor, numpy_helper.from_array(scales, inputs[1])], node
+    along = {"axis": axes[0]} if axes else {}
+    node = helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_restored", **along)
+    return [tensor, numpy_helper.from_array(scales if axes else scales[0], inputs[1])], node
 
 
 def open_tower(path: Path, batch: int | None, way: str = "") -> Run:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantize.rounding import BITS, SMALLEST, Axes, smallest_type, to_integers
+from ..quantize.rounding import BITS, SMALLEST, Axes, how_stored, to_integers
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 
@@ -31,8 +31,8 @@ def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
         kept: names of the operations whose weights stay float32.
     """
 
-    def half(array: np.ndarray, axes: Axes, name: str) -> str:
-        return "float32" if array.size < SMALLEST or name in kept else "float16"
+    def half(array: np.ndarray, axes: Axes, name: str) -> tuple[str, Axes]:
+        return "float32" if array.size < SMALLEST or name in kept else "float16", axes
 
     _store(float32, out, half)
 
@@ -45,11 +45,14 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         out: to be written.
         integers: not for this runtime, which computes in integers by itself where that is faster.
     """
-    _store(float32, out, lambda array, axes, name: smallest_type(array, axes, ("int8",)))
+    _store(float32, out, lambda array, axes, name: how_stored(array, axes, ("int8",)))
 
 
-def _store(float32: Path, out: Path, choose: Callable[[np.ndarray, Axes, str], str]) -> None:
-    """Stores each weight in the type that is chosen for its numbers, its channels' axes and its operation's name."""
+def _store(float32: Path, out: Path, choose: Callable[[np.ndarray, Axes, str], tuple[str, Axes]]) -> None:
+    """Stores each weight as is chosen for its numbers, its channels' axes and its operation's name.
+
+    What is chosen is the type, and the axes that count scales.
+    """
     import openvino
 
     model: Any = openvino.Core().read_model(str(float32))
@@ -61,8 +64,7 @@ def _store(float32: Path, out: Path, choose: Callable[[np.ndarray, Axes, str], s
         array = np.array(constant.data)
         if array.dtype != np.float32 or not array.ndim:
             continue
-        axes = tuple(axis % array.ndim for axis in axes)
-        kind = choose(array, axes, node.get_friendly_name())
+        kind, axes = choose(array, tuple(axis % array.ndim for axis in axes), node.get_friendly_name())
         if kind != "float32":
             node.input(place).replace_source_output(_restored(array, axes, kind).output(0))
     openvino.save_model(model, str(out), compress_to_fp16=False)
