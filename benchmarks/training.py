@@ -4,10 +4,11 @@
     python benchmarks/training.py s2 --batch 128 --sides "PyTorch,keras-torch" --device cuda
 
 A step is forward, backward and AdamW's update of both towers in the train form, with the contrastive loss: Keras' by
-`fit`, with what `compile` does by itself, PyTorch's by hand with the same towers of timm and open_clip. Each side is a
-process that stays up, and they take turns, so that whatever else the machine does falls on all alike. Printed are the
-seconds of the first step, which is where backends compile, the median of the others, its ratio to PyTorch's, and the
-peak of memory beyond what the built model takes. On a GPU both sides compute in bfloat16, on a CPU in float32.
+`fit`, with what `compile` does by itself and the optimizer of `fine_tuning_recipe`, PyTorch's by hand with the same
+towers of timm and open_clip. Each side is a process that stays up, and they take turns, so that whatever else the
+machine does falls on all alike. Printed are the seconds of the first step, which is where backends compile, the
+median of the others, its ratio to PyTorch's, and the peak of memory beyond what the built model takes. On a GPU both
+sides compute in bfloat16, on a CPU in float32.
 """
 
 import json
@@ -78,10 +79,11 @@ def keras_fit(variant: str, batch: int, device: str) -> Step:
     import keras
 
     from mobileclip_keras import MobileClipModel
+    from mobileclip_keras.keras_models.training.optimizer import AdamW
 
     keras.config.set_dtype_policy("float32" if device == "cpu" else "mixed_bfloat16")
     model = MobileClipModel.from_variant(variant, form="train")
-    model.compile(keras.optimizers.AdamW(LEARNING_RATE))
+    model.compile(AdamW(LEARNING_RATE))
     pixels, tokens = pairs(variant, batch)
     data = {"image": pixels, "text": tokens}
 

@@ -1,10 +1,12 @@
 """What Keras runs on where the user has not chosen, each time in a process of its own."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from mobileclip_keras.keras_models.backend_choice import compile_quickly
 from tests.converter_support import python
 
 CODE = """
@@ -85,3 +87,21 @@ convert_main()
     done = python(code, missing)
     assert done.returncode == 1 and done.stdout.count(expected) == 2, done.stdout + done.stderr
     assert "Error: " in done.stdout and "mistake in mobileclip-keras" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "--xla_gpu_autotune_level=0"),
+        ("--xla_dump_to=here", "--xla_dump_to=here --xla_gpu_autotune_level=0"),
+        ("--xla_gpu_autotune_level=2", "--xla_gpu_autotune_level=2"),
+    ],
+)
+def test_compiling_quickly_leaves_what_the_user_says(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", before or "")
+    if before is None:
+        monkeypatch.delenv("XLA_FLAGS")
+    compile_quickly()
+    assert os.environ["XLA_FLAGS"] == after

@@ -105,6 +105,7 @@ NOT_ARITHMETIC = {
     "compiled",
     "copy_value",
     "device_name",
+    "end_of_text",
     "export_saved_model",
     "float64_enabled",
     "float64_is_kept",
@@ -114,11 +115,14 @@ NOT_ARITHMETIC = {
     "hand_over",
     "is_on_host",
     "lay_out_as_convolved",
+    "only_end",
     "precision_switches",
     "short_variable_names",
     "tensor",
+    "update_by_adamw",
     "variables_changed",
     "view",
+    "weight",
     "without_gradients",
 }
 
@@ -512,6 +516,20 @@ def test_numbers_are_filled_in() -> None:
     variable = keras.Variable(np.zeros(()), dtype="float32")
     memory.fill(variable, np.array(3.5))
     assert float(keras.ops.convert_to_numpy(variable)) == 3.5
+
+
+def test_a_text_ends_at_the_first_of_its_largest_ids() -> None:
+    tokens = np.array([[49406, 5, 49407, 0], [7, 9, 9, 2], [9, 9, 9, 9]], "int32")
+    for find in (kernels.end_of_text, plain.end_of_text):
+        end = keras.ops.convert_to_numpy(find(keras.ops.convert_to_tensor(tokens)))
+        assert end.dtype == "float32" and end.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_the_place_that_is_looked_up_is_where_the_only_text_ends(place: int) -> None:
+    end = keras.ops.convert_to_tensor(np.eye(7, dtype="float32")[place : place + 1])
+    assert kernels.only_end(end) in (None, place)
+    assert kernels.only_end(keras.ops.concatenate([end, end])) is None
 
 
 @pytest.mark.parametrize("name", ["tensor", "hand_over", "view", "is_on_host"])

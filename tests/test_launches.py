@@ -61,6 +61,18 @@ def test_an_image_launches_no_more_than_timms_folded_tower_does() -> None:
     assert ours.total() <= theirs.total(), (ours, theirs)
 
 
+def test_a_text_launches_no_more_than_pytorchs_folded_tower_does() -> None:
+    import torch
+
+    model = reparameterize(build(MCI, rows_of(MCI)), "inference")
+    folded = reference(MCI).to("float32").folded.text_tower
+    text = torch.from_numpy(inputs(MCI[0]).tokens[:1])
+    with torch.no_grad():
+        ours = count(lambda: model.text_encoder(text))
+        theirs = count(lambda: folded(text.long()))
+    assert ours.total() <= theirs.total(), (ours, theirs)
+
+
 def test_batch_norm_in_training_is_one_operation_each_way() -> None:
     """Plain, it would be ten forward and thirty backward."""
     model = build(MCI, rows_of(MCI))

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models import kernels
+from mobileclip_keras.keras_models.kernels import plain
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.training.interpolation import InterpolationError, interpolate
-from mobileclip_keras.keras_models.training.optimizer import fine_tuning_recipe
+from mobileclip_keras.keras_models.training.optimizer import AtMost, fine_tuning_recipe
 from mobileclip_keras.verify.data import synthetic
 
 from .small import small_model
@@ -40,6 +42,67 @@ def test_only_matrices_decay() -> None:
         optimizer.apply([keras.ops.zeros(variable.shape) for variable in variables], variables)
         after = [float(keras.ops.convert_to_numpy(variable).max()) for variable in variables]
         assert after == pytest.approx([1 - 0.1 * 0.5, 1, 1, 1])
+
+
+def steps_of(optimizer: keras.optimizers.Optimizer, gradients: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """What becomes of a matrix, a vector and a limited number."""
+    variables = [keras.Variable(np.ones((1, 1, 3, 1)), name="w"), keras.Variable(np.ones(4), name="b")]
+    variables.append(keras.Variable(np.float32(0.9), name="scale"))
+    variables[2].constraint = AtMost(1.0)
+    for step in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32") for gradient in step], variables)
+    assert int(optimizer.iterations) == len(gradients)
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+@pytest.mark.backend
+def test_all_variables_at_once_are_updated_as_by_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sizes = (1.0, 1e-7, -1.0)  # small ones beside epsilon; the limited number rises
+    gradients = [
+        [rng.random(shape) * size for shape, size in zip(((1, 1, 3, 1), (4,), ()), sizes, strict=True)]
+        for _ in range(7)
+    ]
+    found = steps_of(fine_tuning_recipe(9, 0.1, warmup_steps=3, weight_decay=0.5).optimizer, gradients)
+    monkeypatch.setattr(kernels, "update_by_adamw", plain.update_by_adamw)
+    expected = steps_of(fine_tuning_recipe(9, 0.1, warmup_steps=3, weight_decay=0.5).optimizer, gradients)
+    for ours, keras_own in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-6)
+    assert found[2] == pytest.approx(1.0)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"clipvalue": 1.0}, {"use_ema": True}, {"amsgrad": True}])
+def test_what_the_quick_update_does_not_know_is_left_to_keras(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> bool:
+        calls.append(arguments)
+        return plain.update_by_adamw(*arguments)
+
+    monkeypatch.setattr(kernels, "update_by_adamw", counted)
+    steps_of(fine_tuning_recipe(9, 0.1, **options).optimizer, [[np.ones((1, 1, 3, 1)), np.ones(4), np.ones(())]] * 2)
+    assert len(calls) == (not options)
+
+
+@pytest.mark.torch
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")
+def test_a_gradient_is_laid_out_as_its_variable() -> None:
+    """Strides of axes with one element differ, and on GPUs the fused kernel refuses that."""
+    import torch
+
+    from mobileclip_keras.keras_models.kernels.torch_adamw import _laid_out_as
+
+    for gradient in (torch.rand(3).as_strided((1, 1, 3, 1), (1, 1, 1, 1)), torch.rand(1, 3, 1, 1).permute(0, 2, 1, 3)):
+        value = torch.empty(gradient.shape)
+        laid_out = _laid_out_as(value, gradient)
+        assert laid_out.stride() == value.stride() and torch.equal(laid_out, gradient)
+    turned = torch.rand(4, 3).T
+    laid_out = _laid_out_as(torch.empty(3, 4), turned)
+    assert laid_out.is_contiguous() and torch.equal(laid_out, turned)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

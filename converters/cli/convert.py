@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ...keras_models.backend_choice import compile_quickly
 from ...keras_models.errors import MobileClipError
 from ...keras_models.shown import shown
 from ...keras_models.store.file_names import BUNDLE_FILE
@@ -49,6 +50,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a PyTorch checkpoint into a folder that Keras loads."""
+    compile_quickly()
     with plain_errors(src or "", out):
         from ...keras_models.registry import get_variant
         from ..checkpoints.source import resolved, variant_of
@@ -143,7 +145,10 @@ def verify(
     ] = None,
     thorough: Annotated[
         bool,
-        typer.Option("--thorough", help="On PyTorch, also compile both forms with Inductor, which takes minutes."),
+        typer.Option(
+            "--thorough",
+            help="On PyTorch, also compile both forms with Inductor; on JAX, choose products by time. Takes minutes.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -152,6 +157,8 @@ def verify(
         if (folder / BUNDLE_FILE).is_file():
             prove_again(folder, None if src is None else Path(src), as_json)
             return
+        if not thorough:
+            compile_quickly()
         from ...keras_models.store.file_names import CONVERSION_FILE
         from ...verify.report import render
         from ..checkpoints.source import resolved

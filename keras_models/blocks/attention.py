@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from .. import kernels
 from ..layers.base import Layer
@@ -46,6 +45,6 @@ class SelfAttention(Layer):
             return self.proj(kernels.attention(self.qkv(inputs), self.heads, self.causal))
         if self.qkv.quantization_mode is not None:  # its kernel is no matrix of numbers to multiply with
             return kernels.at(self.call(inputs), picks)
-        kernel = ops.convert_to_tensor(self.qkv.kernel)
-        bias = ops.convert_to_tensor(self.qkv.bias) if self.qkv_bias else None
+        kernel = kernels.weight(self.qkv.kernel)
+        bias = kernels.weight(self.qkv.bias) if self.qkv_bias else None
         return self.proj(kernels.attention_at(inputs, picks, kernel, bias, self.heads, self.causal))

@@ -26,9 +26,10 @@ class RepMixerBlock(Layer):
         mixer_scale_branch: whether the mixer has a 1 x 1 branch.
         form: one of architectures.FORMS.
 
-    Inputs and outputs are (batch, height, width, channels). With `inside`, the inputs are a window of `reach` columns
-    on either side of one, and only the output of that column is computed: (batch, height, 1, channels). `inside`,
-    (batch, 1, width, 1), is 0 for columns beyond the edge, which convolutions pad with zeros, and else 1.
+    Inputs and outputs are (batch, height, width, channels). With `column`, only the output of that column is computed:
+    (batch, height, 1, channels). The inputs are then a window with `reach` columns on either side of it, or with as
+    many as there are. `inside`, (batch, 1, width, 1), is 0 for columns of the window that stand for none beyond the
+    edge, which convolutions pad with zeros, and else 1.
     """
 
     def __init__(
@@ -54,14 +55,20 @@ class RepMixerBlock(Layer):
         if self.layer_scale is not None:
             self.layer_scale.build(input_shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None, inside: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        column: int | None = None,
+        inside: Tensor | None = None,
+    ) -> Tensor:
         mixed = self.token_mixer(inputs if inside is None else inputs * inside, training=training)
-        if inside is None:
+        if column is None:
             outputs = self.mlp(mixed, training=training)
         else:
-            middle = slice(self.reach, self.reach + 1)
-            outputs = self.mlp(mixed * inside, training=training, columns=middle)
-            mixed = mixed[:, :, middle]
+            wanted = slice(column, column + 1)
+            outputs = self.mlp(mixed if inside is None else mixed * inside, training=training, columns=wanted)
+            mixed = mixed[:, :, wanted]
         outputs = _scaled(self.layer_scale, outputs)
         outputs += mixed  # in place where there is one, on PyTorch
         return outputs

@@ -1,5 +1,6 @@
 """What JAX computes in another way than plain.py: on CPUs, where XLA compiles some operations badly."""
 
+import os
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -144,7 +145,10 @@ def full_float32() -> AbstractContextManager[Any]:
 
 
 def precision_switches() -> dict[str, str]:
-    return {"jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision)}
+    return {
+        "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
 
 
 def device_name() -> str:

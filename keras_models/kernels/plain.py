@@ -237,6 +237,35 @@ def at(states: Tensor, picks: Picks) -> Tensor:
     return states[:, picks] if isinstance(picks, slice) else picks @ states
 
 
+def end_of_text(tokens: Tensor) -> Tensor:
+    """Where each text ends: at its largest token id, the first of several.
+
+    In whole numbers of 32 bits: half precision, which runtimes of phones compute floats in, cannot tell the ids of the
+    start and of the end apart.
+
+    Args:
+        tokens: integers (batch, length).
+
+    Returns:
+        Float32 (batch, length): 1 at the end and 0 elsewhere.
+    """
+    tokens = ops.cast(tokens, "int32")
+    length = ops.shape(tokens)[1]
+    place = ops.arange(length, dtype="int32")
+    is_smaller = ops.cast(tokens < ops.amax(tokens, axis=-1, keepdims=True), "int32")
+    first = ops.amin(place + length * is_smaller, axis=-1, keepdims=True)
+    return ops.cast(ops.equal(place, first), "float32")
+
+
+def only_end(end: Tensor) -> int | None:
+    """Where the only text of a batch ends, if looking is cheap and saves operations; else None.
+
+    Args:
+        end: what `end_of_text` gives.
+    """
+    return None
+
+
 def embed(table: Tensor, ids: Tensor) -> Tensor:
     """The rows of a table.
 
@@ -552,3 +581,34 @@ def variables_changed(model: keras.Model) -> None:
 def view(variable: keras.Variable) -> np.ndarray | None:
     """The variable's value for reading at once, without a copy; None where that cannot be had."""
     return None
+
+
+def weight(variable: Tensor) -> Tensor:
+    """A variable as a tensor to compute with. A tensor, such as a kernel with adapters, comes back as it is."""
+    return ops.convert_to_tensor(variable)
+
+
+def update_by_adamw(
+    optimizer: keras.optimizers.AdamW,
+    gradients: list[Tensor],
+    variables: list[keras.Variable],
+    momentums: list[keras.Variable],
+    velocities: list[keras.Variable],
+    decayed: list[bool],
+    step: int | None,
+) -> bool:
+    """A step of AdamW over all variables at once. Source: arXiv 1711.05101, algorithm 2.
+
+    Args:
+        optimizer: its rates and constants; epsilon stands beside the root of the uncorrected average, as in Keras.
+        gradients: of the variables.
+        variables: to be changed.
+        momentums: averages of gradients, to be changed.
+        velocities: averages of squared gradients, to be changed.
+        decayed: which variables the weight decay shrinks.
+        step: the number of this step, from 1; None if that is to be looked up.
+
+    Returns:
+        Whether it was done. Where not, Keras' own way remains.
+    """
+    return False

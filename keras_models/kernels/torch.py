@@ -21,6 +21,7 @@ from ..types import Tensor
 from . import plain
 from .chunks import changes, interleaved
 from .processor import processor_name, processor_precisions
+from .torch_adamw import update_by_adamw as update_by_adamw
 from .torch_precision import full_float32 as full_float32
 from .torch_precision import switches as precision_switches  # noqa: F401
 
@@ -90,6 +91,38 @@ def attention(packed: Any, heads: int, causal: bool) -> Tensor:
     query, key, value = parts
     attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return attended.transpose(1, 2).reshape(batch, length, channels // 3)
+
+
+def attention_at(inputs: Any, picks: Any, kernel: Any, bias: Any, heads: int, causal: bool) -> Tensor:
+    """Of a slice of one input, with keys and values of all positions: each saved operation saves more than they cost.
+
+    A position that sees only those before it needs no mask where the others are cut off.
+    """
+    batch, _, channels = inputs.shape
+    is_one = isinstance(picks, slice) and picks.start is not None and picks.stop - picks.start == 1
+    if batch != 1 or not isinstance(picks, slice) or (causal and not is_one):
+        return plain.attention_at(inputs, picks, kernel, bias, heads, causal)
+    seen = inputs[:, : picks.stop] if causal else inputs
+    query = dense(inputs[:, picks], kernel[:, :channels], None if bias is None else bias[:channels])
+    both = dense(seen, kernel[:, channels:], None if bias is None else bias[channels:])
+    parts = (part.reshape(1, part.shape[1], heads, -1).transpose(1, 2) for part in (query, *both.chunk(2, -1)))
+    attended = torch.nn.functional.scaled_dot_product_attention(*parts)
+    return attended.transpose(1, 2).reshape(1, -1, channels)
+
+
+def end_of_text(tokens: Any) -> Tensor:
+    """PyTorch's argmax is the first of several, and one operation."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    return (place == tokens.argmax(-1, keepdim=True)).float()
+
+
+def only_end(end: Any) -> int | None:
+    """The one number is looked up, for one text, in place of ten operations. A program that is compiled cannot look."""
+    if end.shape[0] != 1 or end.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    if end.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None
+    return int(end.argmax())
 
 
 def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
@@ -221,6 +254,11 @@ def variables_changed(model: keras.Model) -> None:
         if parameters is not None:
             parameters.clear()
             parameters.update({variable.path: variable.value for variable in layer.variables})
+
+
+def weight(variable: Any) -> Tensor:
+    """Keras' own conversion looks for symbolic tensors and compares devices: 4 us for each weight of each call."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def view(variable: keras.Variable) -> np.ndarray | None:

@@ -11,8 +11,17 @@ from .. import kernels
 from ..types import Tensor
 from .initializers import starts_as
 
-_thread = threading.local()
-"""`inside`: whether this thread is within the call of a tower's layer. `named`: whether each goes through Keras."""
+
+class _Calls(threading.local):
+    """Of this thread."""
+
+    inside = False
+    """Whether it is within the call of a tower's layer."""
+    named = False
+    """Whether each call goes through Keras."""
+
+
+_thread = _Calls()
 
 
 @contextmanager
@@ -21,11 +30,21 @@ def named_layers() -> Iterator[None]:
 
     A traced program then holds the path of each layer in the names of its operations.
     """
-    before, _thread.named = getattr(_thread, "named", False), True
+    before, _thread.named = _thread.named, True
     try:
         yield
     finally:
         _thread.named = before
+
+
+@contextmanager
+def called_by_keras(outer: keras.Layer, inner: keras.Layer) -> Iterator[None]:
+    """Within this context, in this thread, layers run as inside a layer that Keras called, with the same dtype."""
+    before, _thread.inside = _thread.inside, _thread.inside or outer.compute_dtype == inner.compute_dtype
+    try:
+        yield
+    finally:
+        _thread.inside = before
 
 
 class TowerLayer:
@@ -41,9 +60,9 @@ class TowerLayer:
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        if getattr(_thread, "inside", False) and not self._needs_keras and not getattr(_thread, "named", False):
+        if _thread.inside and not _thread.named and not self._needs_keras:
             return self.call(*args, **kwargs)  # type: ignore[attr-defined]
-        outer, _thread.inside = getattr(_thread, "inside", False), True
+        outer, _thread.inside = _thread.inside, True
         try:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -51,8 +70,7 @@ class TowerLayer:
 
     @property
     def _needs_keras(self) -> bool:
-        layer: Any = self
-        return getattr(layer, "quantization_mode", None) is not None or layer.activity_regularizer is not None
+        return self.activity_regularizer is not None  # type: ignore[attr-defined]
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         zeros = starts_as(kwargs.get("dtype") or self.variable_dtype)  # type: ignore[attr-defined]

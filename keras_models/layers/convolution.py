@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from .. import kernels
 from ..types import Shape, Tensor
@@ -60,8 +59,8 @@ class Convolution(Layer):
             kernels.lay_out_as_convolved(self.kernel, self.depthwise)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernel = ops.convert_to_tensor(self.kernel)
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        kernel = kernels.weight(self.kernel)
+        bias = None if self.bias is None else kernels.weight(self.bias)
         options: dict[str, Any] = {"strides": self.strides, "padding": self.margins, "depthwise": self.depthwise}
         return kernels.convolve(inputs, kernel, bias, training=bool(training), **options)
 

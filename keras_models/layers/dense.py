@@ -1,5 +1,7 @@
 """The dense layers of every tower, and the embedding of token ids."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -9,7 +11,14 @@ from .adapters import Adaptable
 from .base import TowerLayer
 
 
-class _Dense(TowerLayer, Adaptable, keras.layers.Dense):
+class _Quantizable(TowerLayer, Adaptable):
+    @property
+    def _needs_keras(self) -> bool:
+        layer: Any = self
+        return layer.quantization_mode is not None or super()._needs_keras
+
+
+class _Dense(_Quantizable, keras.layers.Dense):
     MATRIX = "kernel"
     SCALED_AXIS = 0
 
@@ -22,8 +31,8 @@ class Linear(_Dense):
     """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return kernels.dense(inputs, ops.convert_to_tensor(self.kernel), bias, self.activation)
+        bias = None if self.bias is None else kernels.weight(self.bias)
+        return kernels.dense(inputs, kernels.weight(self.kernel), bias, self.activation)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
@@ -34,14 +43,14 @@ class VectorLinear(_Dense):
     """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        outputs = kernels.dense_of_vectors(inputs, ops.convert_to_tensor(self.kernel))
+        outputs = kernels.dense_of_vectors(inputs, kernels.weight(self.kernel))
         if self.bias is not None:
-            outputs = outputs + ops.convert_to_tensor(self.bias)
+            outputs = outputs + kernels.weight(self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class TokenEmbedding(Adaptable, keras.layers.Embedding):
+class TokenEmbedding(_Quantizable, keras.layers.Embedding):
     """keras.layers.Embedding whose adapters are kept in files, and which can be quantised.
 
     Inputs: integers (...), outputs: float (..., output_dim). Arguments are those of keras.layers.Embedding.
@@ -51,4 +60,4 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     SCALED_AXIS = -1
 
     def call(self, inputs: Tensor) -> Tensor:
-        return ops.cast(kernels.embed(ops.convert_to_tensor(self.embeddings), inputs), self.compute_dtype)
+        return ops.cast(kernels.embed(kernels.weight(self.embeddings), inputs), self.compute_dtype)

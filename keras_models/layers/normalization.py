@@ -37,7 +37,7 @@ class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
             if mask is not None:
                 return super().call(inputs, training=training, mask=mask)
         variables = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        gamma, beta, mean, variance = map(ops.convert_to_tensor, variables)
+        gamma, beta, mean, variance = map(kernels.weight, variables)
         if training and self.trainable:
             outputs, mean, variance = kernels.batch_norm_in_training(
                 inputs, gamma, beta, mean, variance, self.momentum, self.epsilon
@@ -54,7 +54,7 @@ class LayerNorm(TowerLayer, keras.layers.LayerNormalization):
     """keras.layers.LayerNormalization over the last axis."""
 
     def call(self, inputs: Tensor) -> Tensor:
-        gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
+        gamma, beta = kernels.weight(self.gamma), kernels.weight(self.beta)
         return ops.cast(kernels.layer_norm(inputs, gamma, beta, self.epsilon), self.compute_dtype)
 
 
@@ -82,4 +82,4 @@ class LayerScale(Layer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
-        return inputs * self.gamma
+        return inputs * kernels.weight(self.gamma)

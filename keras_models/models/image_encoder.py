@@ -9,7 +9,7 @@ from keras import ops
 from .. import kernels
 from ..architectures import IMAGE_TOWERS, FastViTConfig
 from ..kernels.float64 import check_float64
-from ..layers.base import Layer
+from ..layers.base import Layer, called_by_keras
 from ..layers.initializers import normal
 from ..layers.paths import layers_by_path
 from ..registry import get_variant
@@ -49,7 +49,7 @@ class ImageProjectionHead(Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         pooled = kernels.mean_over_positions(inputs) if len(inputs.shape) == 4 else inputs
-        features = kernels.dense_of_vectors(pooled, ops.convert_to_tensor(self.kernel))
+        features = kernels.dense_of_vectors(pooled, kernels.weight(self.kernel))
         return features if self.bias is None else features + self.bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -149,7 +149,8 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
         check_float64(self.compute_dtype)
-        return self.projection(self.backbone(inputs, training=training))
+        with called_by_keras(self, self.backbone):
+            return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for an image batch, by name, in order; the last is "features".

@@ -264,7 +264,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
 
     def scale(self) -> Any:
         """What similarities are multiplied with, a scalar tensor: exp(logit_scale), at most 100."""
-        scale = kernels.exp(ops.convert_to_tensor(self.logit_scale))
+        scale = kernels.exp(kernels.weight(self.logit_scale))
         return ops.clip(scale, -float("inf"), MAX_LOGIT_SCALE)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from keras import ops
 from ..architectures import TEXT_TOWERS
 from ..kernels.float64 import check_float64
 from ..kernels.keras_internals import TakesTokens
+from ..layers.base import called_by_keras
 from ..layers.dense import VectorLinear
 from ..layers.initializers import normal
 from ..registry import get_variant
@@ -82,7 +83,8 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
         check_float64(self.compute_dtype)
-        return self.projection(self.backbone(inputs, training=training))
+        with called_by_keras(self, self.backbone):
+            return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for a token batch, by name, in order; the last is "features"."""

@@ -60,7 +60,7 @@ class TextBackbone(Layer):
         self.final_norm.build((None, width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return self.encode(self.embed(inputs), end_of_text(inputs), training)
+        return self.encode(self.embed(inputs), kernels.end_of_text(inputs), training)
 
     def encode(self, states: Tensor, end: Tensor, training: bool | None = None) -> Tensor:
         """What follows the embeddings.
@@ -89,30 +89,16 @@ class TextBackbone(Layer):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token and position embeddings, (batch, length, width), of integers (batch, length)."""
-        positions = ops.convert_to_tensor(self.positional_embedding)[: tokens.shape[1]]
+        positions = kernels.weight(self.positional_embedding)[: tokens.shape[1]]
         return self.token_embedding(tokens) + positions
 
     def at_end_of_text(self, states: Tensor, tokens: Tensor) -> Tensor:
         """(batch, width): each text's state at its largest token id."""
-        picks = ops.cast(end_of_text(tokens)[:, None], keras.backend.standardize_dtype(states.dtype))
+        picks = ops.cast(kernels.end_of_text(tokens)[:, None], keras.backend.standardize_dtype(states.dtype))
         return kernels.at(states, picks)[:, 0]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.config.width)
-
-
-def end_of_text(tokens: Tensor) -> Tensor:
-    """float32 (batch, length): 1 where each text's largest token id stands, at the first of several, and 0 elsewhere.
-
-    In whole numbers of 32 bits: half precision, which runtimes of phones compute floats in, cannot tell the ids of the
-    start and of the end apart.
-    """
-    tokens = ops.cast(tokens, "int32")
-    length = ops.shape(tokens)[1]
-    place = ops.arange(length, dtype="int32")
-    is_smaller = ops.cast(tokens < ops.amax(tokens, axis=-1, keepdims=True), "int32")
-    first = ops.amin(place + length * is_smaller, axis=-1, keepdims=True)
-    return ops.cast(ops.equal(place, first), "float32")
 
 
 def _apply(block: Any, states: Tensor, training: bool | None) -> Tensor:

@@ -38,7 +38,8 @@ class TransformerEnding(PlainEnding):
 
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         (block,) = self.blocks
-        return block(states, picks=_picks(states, end[:, None]))
+        place = kernels.only_end(end)
+        return block(states, picks=_picks(states, end[:, None]) if place is None else slice(place, place + 1))
 
 
 class MixerEnding(PlainEnding):
@@ -49,14 +50,23 @@ class MixerEnding(PlainEnding):
 
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         transformer, mixer = self.blocks
+        middle = kernels.only_end(end)
+        if middle is not None:
+            start = max(middle - mixer.reach, 0)
+            window = slice(start, min(middle + mixer.reach + 1, states.shape[1]))
+            return _mixed(mixer, transformer(states, picks=window), middle - start)
         place = ops.arange(ops.shape(states)[1], dtype="float32")
         middle = ops.sum(end * place, axis=-1)[:, None]
         columns = middle + ops.arange(-mixer.reach, mixer.reach + 1, dtype="float32")
         # 1 where a place is the column's and 0 elsewhere, so all 0 for columns beyond the edge.
         picks = _picks(states, ops.relu(1.0 - ops.abs(place - columns[:, :, None])))
         inside = ops.sum(picks, axis=-1)
-        states = transformer(states, picks=picks)
-        return ops.squeeze(mixer(ops.expand_dims(states, 1), inside=inside[:, None, :, None]), 1)
+        return _mixed(mixer, transformer(states, picks=picks), mixer.reach, inside[:, None, :, None])
+
+
+def _mixed(mixer: RepMixerBlock, states: Tensor, column: int, inside: Tensor | None = None) -> Tensor:
+    """One column of a sentence, which is an image one pixel high."""
+    return ops.squeeze(mixer(ops.expand_dims(states, 1), column=column, inside=inside), 1)
 
 
 def _picks(states: Tensor, ones: Tensor) -> Tensor:

@@ -116,9 +116,9 @@ class VisionTransformer(Layer):
         _, rows, columns, width = ops.shape(patches)
         patches = ops.reshape(patches, (-1, rows * columns, width))
         prefix = int(self.config.class_token_position)
-        positions = ops.convert_to_tensor(self.pos_embed)
+        positions = kernels.weight(self.pos_embed)
         grid = resize_positions(positions[:, prefix:], (self.grid_size, self.grid_size), (rows, columns))
-        class_token = ops.convert_to_tensor(self.cls_token)
+        class_token = kernels.weight(self.cls_token)
         if prefix:
             class_token = class_token + positions[:, :1]
         # The class token is added to a row of zeros. Repeating it along the batch would take an operation that many

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from .. import kernels
 from ..types import Tensor
 
 MAX_LOGIT_SCALE = 100.0
@@ -32,13 +33,58 @@ class Recipe(NamedTuple):
 class AdamW(keras.optimizers.AdamW):
     """keras.optimizers.AdamW, whose weight decay leaves out whatever is no matrix: norms, biases, the logit scale.
 
-    Keras' own forgets what was left out when it is saved. This one tells by the shapes.
+    Keras' own forgets what was left out when it is saved. This one tells by the shapes. Where the backend updates all
+    variables at once (`kernels.update_by_adamw`), it does; with clipping, accumulated gradients, moving averages of
+    weights or a scaled loss, Keras' own way remains.
     """
+
+    _steps: int | None = None
+    """How many steps were taken; None where that is to be looked up, which waits for the device."""
+    _decays_matrices = True
+    """Whether weight decay leaves out what is no matrix, and nothing else."""
 
     def build(self, variables: list[keras.Variable]) -> None:
         if not self.built:
-            self.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+            super().exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+            self._built_for = tuple(map(id, variables))
         super().build(variables)
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        self._decays_matrices = False
+        super().exclude_from_weight_decay(var_list, var_names)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+        self._steps = None
+
+    def apply(self, grads: list[Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
+        """One step. As Keras'."""
+        if not self._update_at_once(list(grads), trainable_variables):
+            self._steps = None
+            super().apply(grads, trainable_variables)
+
+    def _update_at_once(self, gradients: list[Tensor], variables: list[keras.Variable] | None) -> bool:
+        """Whether the backend did all of a step."""
+        options = (self.clipnorm, self.clipvalue, self.global_clipnorm, self.gradient_accumulation_steps, self.use_ema)
+        if not self.built or not self._decays_matrices or any((*options, self.amsgrad, self.loss_scale_factor)):
+            return False
+        momentums, velocities = self._averages("momentum"), self._averages("velocity")
+        if not variables or tuple(map(id, variables)) != self._built_for or any(g is None for g in gradients):
+            return False
+        decayed = [bool(self.weight_decay) and len(variable.shape) > 1 for variable in variables]
+        step = None if self._steps is None else self._steps + 1
+        if not kernels.update_by_adamw(self, gradients, list(variables), momentums, velocities, decayed, step):
+            return False
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+        self.iterations.assign_add(1)
+        self._steps = int(self.iterations) if step is None else step
+        return True
+
+    def _averages(self, kind: str) -> list[keras.Variable]:
+        """In the order of the variables that the optimizer was built for."""
+        return [variable for variable in self.variables if variable.name.endswith(f"_{kind}")]
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

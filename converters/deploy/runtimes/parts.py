@@ -88,7 +88,7 @@ def _text_in_two(model: Any) -> list[Part]:
     backbone, length = tower.backbone, tower.context_length
 
     def look_up(given: Tensors) -> Tensors:
-        from ....keras_models.towers.text import end_of_text
+        from ....keras_models.kernels import end_of_text
 
         return {"embeddings": backbone.embed(given["tokens"]), "end": end_of_text(given["tokens"])}
 
