@@ -1,7 +1,10 @@
 """mobileclip-keras finetune: from a folder and pairs to a folder, and on where a run was killed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from mobileclip_keras.keras_models.registry import get_variant
 from tests.finetune_support import write_table
 from tests.support import nightly_on
 
+ROOT = Path(__file__).resolve().parents[1]
 BASE, TUNED = "shapes", "tuned.safetensors"
 
 
@@ -244,3 +248,13 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr(mk.MobileClipModel, "train_on_batch", lambda *_, **__: {"loss": np.float32("nan")})
     said = run(base, "--data", data, "--out", "out", "--no-verify", *QUICK, status=1)
     assert "The loss of step 1 is not a finite number. Try a lower --learning-rate" in said
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_kills_at_any_moment_lose_no_more_than_one_interval(base: Path, tmp_path: Path) -> None:
+    program = [sys.executable, ROOT / "tests" / "killed_finetunes.py", base, tmp_path, "10"]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "wrong results: 0" in ran.stdout
