@@ -60,7 +60,8 @@ def by_command(data: Path, work: Path) -> dict[str, Any]:
 
     from mobileclip_keras import ImagePreprocessor, MobileClipModel, Tokenizer
     from mobileclip_keras.converters.tuning.base import find_base
-    from mobileclip_keras.converters.tuning.finetune import Data, finetune
+    from mobileclip_keras.converters.tuning.data import Data
+    from mobileclip_keras.converters.tuning.finetune import finetune
     from mobileclip_keras.converters.tuning.options import Options
     from mobileclip_keras.converters.tuning.validation import measure
 
@@ -114,7 +115,7 @@ def by_plain_torch(data: Path) -> dict[str, Any]:
         towers.eval()
         with torch.no_grad():
             images, texts = features(pixels, words)
-        return float((images @ texts.T).argmax(1).eq(labels).float().mean())
+        return round(float((images @ texts.T).argmax(1).eq(labels).float().mean()), 4)
 
     feeder = Feeder(train.pairs, preprocess, tokenize, BATCH, SEED)
     steps, losses = feeder.steps * EPOCHS, list[float]()

@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mobileclip_keras.converters.tuning.finetune import Data, Outcome, finetune
+from mobileclip_keras.converters.tuning.data import Data
+from mobileclip_keras.converters.tuning.finetune import finetune
 from mobileclip_keras.converters.tuning.options import Options
+from mobileclip_keras.converters.tuning.outcome import Outcome
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from tests.finetune_support import write_table
 
@@ -114,14 +116,17 @@ def check(base: Path, table: Path, out: Path, whole: bytes) -> tuple[int, int]:
 def main() -> None:
     base, folder, timed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     table = write_table(folder / "data" / "pairs.csv", 14)
+    tuned(base, table, folder / "whole" / "new")  # here, so that children need not import what it imports
     begun = time.monotonic()
-    assert not run_killed(base, table, folder / "whole" / "new", None)
+    assert not run_killed(base, table, folder / "again" / "new", None)
     seconds = time.monotonic() - begun
     whole = weights(folder / "whole" / "new")
+    assert weights(folder / "again" / "new") == whole
     out, lost, at, middle = folder / "work" / "new", 0, 0, 0
     while run_killed(base, table, out, at):
         taken, again = check(base, table, out, whole)
         lost, middle, at = max(lost, again), middle + (taken > 0), at + 1
+        print(f"killed {at} times", flush=True)
     shutil.rmtree(out)
     print(f"{at} kills before a step, {middle} of them after training had begun; most steps computed again: {lost}")
     chance, hit = random.Random(0), 0

@@ -258,3 +258,40 @@ def test_kills_at_any_moment_lose_no_more_than_one_interval(base: Path, tmp_path
     ran = subprocess.run(program, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "wrong results: 0" in ran.stdout
+
+
+@pytest.mark.nightly
+@pytest.mark.real
+@pytest.mark.torch
+@pytest.mark.backend
+def test_open_clip_loads_what_came_of_a_real_variant_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from mobileclip_keras.converters.checkpoints.source import synthetic_checkpoint
+    from mobileclip_keras.converters.conversion.convert import convert
+    from mobileclip_keras.converters.conversion.to_torch import to_torch
+
+    monkeypatch.chdir(tmp_path)
+    convert(synthetic_checkpoint("2-s0", tmp_path), tmp_path / "base", variant="2-s0", verify=False)
+    write_table(tmp_path / "pairs.csv", 8)
+    options = ("--epochs", "1", "--batch-size", "4", "--val-share", "0", "--lora", "2", "--learning-rate", "1e-2")
+    finetuned("base", "--data", "pairs.csv", "--out", "tuned", *options)
+    to_torch("tuned", "open_clip", "tuned.safetensors")
+    theirs = open_clip.create_model("MobileCLIP2-S0", pretrained=None).eval()
+    theirs.load_state_dict(load_file("tuned.safetensors"), strict=True)
+    ours, before = (mk.MobileClipModel.from_pretrained(folder) for folder in ("tuned", "base"))
+    images = mk.ImagePreprocessor.from_pretrained("tuned")([f"{number}.png" for number in range(2)])
+    tokens = np.asarray(mk.Tokenizer()(["a red square", "something else"]))
+    with torch.no_grad():
+        expected = [
+            theirs.encode_image(torch.from_numpy(images).permute(0, 3, 1, 2), normalize=True).numpy(),
+            theirs.encode_text(torch.from_numpy(tokens).long(), normalize=True).numpy(),
+        ]
+    for model, same_as_theirs in ((ours, True), (before, False)):
+        found = [_array(model.encode_image(images)), _array(model.encode_text(tokens))]
+        largest = max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
+        assert (largest < 1e-5) == same_as_theirs, largest

@@ -12,7 +12,7 @@ from .terminal import Force, Json, console, errors, plain_errors, print_json, sa
 
 if TYPE_CHECKING:
     from ...verify.verification import Verification
-    from ..tuning.finetune import Outcome
+    from ..tuning.outcome import Outcome
 
 MOST_NAMED = 20
 
@@ -65,7 +65,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on pairs. The same command goes on after a kill."""
     with plain_errors(folder, data, out, val):
-        from ..tuning.finetune import Data
+        from ..tuning.data import Data
         from ..tuning.finetune import finetune as tune
         from ..tuning.options import Options
 

@@ -17,13 +17,14 @@ from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.store.writing.output_errors import OutputError
 from ...keras_models.store.writing.targets import check_target
 from ...verify.verification import Verification
-from ..conversion.convert import own_version
 from ..conversion.progress import Advance, Progress, silent
 from ..conversion.verifying import check_packages
 from .base import Base, find_base
-from .history import History, Recall
+from .data import Data
+from .history import History
 from .log import write_log
 from .options import Options, differences
+from .outcome import Outcome, record_of
 from .pairs.batches import Feeder
 from .pairs.checking import Checked, check
 from .pairs.holding_back import hold_back
@@ -32,49 +33,6 @@ from .result import final_model, read_result, write_checkpoint, write_result
 from .run_folder import RunError, RunFolder
 from .training import Training, Watched, prepare
 from .validation import measure
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Data:
-    """What to train and validate with, as the user named it.
-
-    Attributes:
-        pairs: as `open_pairs` takes it.
-        validation: the same; None to hold some pairs back.
-        templates, image_column, text_column: as `open_pairs` takes them.
-        skip_broken: whether broken pairs are left out.
-    """
-
-    pairs: str
-    validation: str | None = None
-    templates: tuple[str, ...] | None = None
-    image_column: str | None = None
-    text_column: str | None = None
-    skip_broken: bool = False
-
-    def asked(self) -> dict[str, Any]:
-        """What a run is told by."""
-        templates = None if self.templates is None else list(self.templates)
-        return {"data": self.pairs, "validation": self.validation, "templates": templates}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run did.
-
-    Attributes:
-        record: what training.json says.
-        was_done: whether the folder was there already, of the same run.
-        resumed_at: the step that this process began after.
-        problems: a sentence for each pair that was left out.
-    """
-
-    record: dict[str, Any]
-    was_done: bool = False
-    resumed_at: int = 0
-    problems: tuple[str, ...] = ()
 
 
 def finetune(
@@ -224,7 +182,7 @@ def _train(
         made = final_model(model, base, options.alpha, options.lora is not None)
         after = None if validate is None else validate(made)
         write_checkpoint(made, run.tuned)
-    record = _record(base, asked, told, training, pairs, held, problems, after)
+    record = record_of(base, asked, told, training, pairs, held, problems, after)
     short = {
         "from": base.origin(),
         "data": Path(data.pairs).name,
@@ -295,42 +253,3 @@ def _watcher(advance: Advance, training: Training) -> Callable[[Watched], None]:
         advance(1, f"step {now.step}, loss {now.loss:.3f}, {now.images_per_second:,.1f} images/s{recall}")
 
     return watch
-
-
-def _record(
-    base: Base,
-    asked: dict[str, Any],
-    told: dict[str, Any],
-    training: Training,
-    pairs: Checked,
-    held: Checked | None,
-    problems: tuple[str, ...],
-    after: Recall | None,
-) -> dict[str, Any]:
-    """What training.json says."""
-    history = training.history
-    before = history.validations.get(0)
-    seen = history.step * training.feeder.batch_size
-    return {
-        "format": FORMAT,
-        "variant": base.variant.name,
-        "from": base.origin(),
-        "asked": asked,
-        "fingerprints": {"pairs": told["pairs"], "held_back": told["held_back"]},
-        "pairs": len(pairs.pairs),
-        "held_back": 0 if held is None else len(held.pairs),
-        "left_out": len(problems),
-        "batch_size": training.feeder.batch_size,
-        "steps": history.step,
-        "steps_per_epoch": training.feeder.steps,
-        "best_step": history.best_step,
-        "loss": {"first": history.losses[0], "last": history.losses[-1]},
-        "recall_at_1": {
-            "before": before and before.to_json(),
-            "after": after and after.to_json(),
-            "by_step": [{"step": step, **each.to_json()} for step, each in sorted(history.validations.items())],
-        },
-        "seconds": round(history.seconds, 3),
-        "images_per_second": round(seen / max(history.seconds, 1e-9), 2),
-        "versions": {"mobileclip-keras": own_version(), "keras": keras.__version__},
-    }

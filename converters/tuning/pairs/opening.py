@@ -57,11 +57,11 @@ def _open(data: str, templates: Sequence[str] | None, image_column: str | None, 
         shards = sorted(Path(name) for name in glob.glob(data, recursive=True) if name.lower().endswith(SHARD))
         if not shards:
             raise DataError(f"{data} leads to no shards ({SHARD}).")
-        return PairSet(data, tuple(read_shards(shards, _captions_beside(shards[0].parent, templates))))
+        return _shards(data, shards, templates)
     if not path.exists():
         raise DataError(f"There is no file or folder {data}.")
     if suffix == SHARD:
-        return PairSet(data, tuple(read_shards([path], _captions_beside(path.parent, templates))))
+        return _shards(data, [path], templates)
     if suffix in TABLES:
         return PairSet(data, tuple(read_table(path, image_column, text_column)))
     raise DataError(f"{data} is none of the files that pairs are read from: {', '.join((*TABLES, SHARD))}.")
@@ -71,9 +71,13 @@ def _shard_folder(folder: Path, templates: Sequence[str] | None) -> PairSet | No
     for place in (folder / SPLIT, folder):
         shards = sorted(path for path in place.glob(f"*{SHARD}") if path.is_file()) if place.is_dir() else []
         if shards:
-            captions = _captions_beside(place, templates)
-            return PairSet(str(folder), tuple(read_shards(_in_order(shards), captions)), captions)
+            return _shards(str(folder), _in_order(shards), templates)
     return None
+
+
+def _shards(name: str, paths: list[Path], templates: Sequence[str] | None) -> PairSet:
+    captions = _captions_beside(paths[0].parent, templates)
+    return PairSet(name, tuple(read_shards(paths, captions)), captions)
 
 
 def _in_order(shards: list[Path]) -> list[Path]:
