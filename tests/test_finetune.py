@@ -90,7 +90,7 @@ def same(one: Path, other: Path) -> bool:
 QUICK = ("--epochs", "2", "--batch-size", "4", "--learning-rate", "1e-3", "--val-share", "0.15")
 
 
-@nightly_on("jax")
+@nightly_on("tensorflow", "jax")
 def test_a_run_writes_a_folder_like_any_other(base: Path, data: Path) -> None:
     found = finetuned(base, "--data", data, "--out", "tuned", *QUICK)
     assert found | {"pairs": 12, "held_back": 2, "steps": 6, "was_done": False, "resumed_at": 0} == found
@@ -123,6 +123,7 @@ def test_real_steps_that_broke_off_go_on_as_if_they_had_not(
     break_off_and_go_on(base, data, monkeypatch)
 
 
+@nightly_on("jax")
 def test_a_run_that_broke_off_goes_on_and_ends_as_if_it_had_not(
     base: Path, data: Path, cheap_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +160,8 @@ def break_off_and_go_on(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     assert "new exists already, of another run: alpha is 0.5 and was 1.0" in said
 
 
-@nightly_on("tensorflow", "jax")
+@pytest.mark.nightly
+@pytest.mark.backend
 def test_adapters_frozen_parts_chunks_and_half_of_the_change(base: Path, data: Path) -> None:
     options = (base, "--data", data, "--epochs", "1", "--batch-size", "6", "--val-share", "0", "--out", "half")
     more = ("--lora", "2", "--freeze", "image", "--chunk-size", "3", "--alpha", "0.5", "--learning-rate", "1e-2")
