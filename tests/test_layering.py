@@ -32,6 +32,7 @@ LAYERS = (
     "converters.checkpoints",
     "converters.hub",
     "converters.conversion",
+    "converters.tuning",
     "converters.deploy",
     "converters.cli",
 )

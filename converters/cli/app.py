@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from . import convert, evaluate, export, publish, searches, use
+from . import convert, evaluate, export, finetune, publish, searches, use
 
 app = typer.Typer(
     help="MobileCLIP and MobileCLIP2 between PyTorch and Keras 3.",
@@ -26,6 +26,7 @@ for command in (
     searches.duplicates,
     searches.index,
     evaluate.evaluate,
+    finetune.finetune,
     publish.publish,
     export.export,
     export.demo,

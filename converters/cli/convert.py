@@ -141,7 +141,10 @@ def _print_facts(file: Path, facts: dict[str, Any]) -> None:
 def verify(
     folder: Annotated[Path, typer.Argument(help="A converted folder, or an exported bundle.")],
     src: Annotated[
-        str | None, typer.Option(help="The checkpoint that it was converted from. A bundle can do without.")
+        str | None,
+        typer.Option(
+            help="The checkpoint that it was converted from. A bundle and what finetune wrote can do without."
+        ),
     ] = None,
     thorough: Annotated[
         bool,
@@ -163,13 +166,15 @@ def verify(
         from ...verify.report import render
         from ..checkpoints.source import resolved
         from ..conversion.verifying import verify_folder
+        from ..hub.record_fields import FINE_TUNED
         from ..hub.records import read_record
+        from ..tuning.result import own_checkpoint
 
         quiet = errors if as_json else console
-        variant = read_record(folder, CONVERSION_FILE)["variant"]
-        if src is None:
+        record = read_record(folder, CONVERSION_FILE)
+        if src is None and FINE_TUNED not in record:
             raise MobileClipError(f"{folder} is a converted folder: give the checkpoint that it comes from by --src.")
-        with resolved(src, variant) as source:
+        with own_checkpoint(folder) if src is None else resolved(src, record["variant"]) as source:
             verification = verify_folder(folder, source, bars(quiet), thorough)
         if as_json:
             print_json(verification.to_json())

@@ -51,7 +51,7 @@ def evaluate(
         from .evaluated import open_model
 
         _check_out(out, force)
-        own = _templates(templates)
+        own = templates_of(templates)
         found = open_dataset(data, split)
         row = find(found.name, published)
         show = bars(errors if as_json else console)
@@ -79,7 +79,7 @@ def evaluate(
             raise typer.Exit(1)
 
 
-def _templates(given: list[str] | None) -> tuple[str, ...] | None:
+def templates_of(given: list[str] | None) -> tuple[str, ...] | None:
     """Sentences with {c}, also where the user wrote {} as elsewhere; None where the data set's own are to be used."""
     from ...keras_models.tasks.prompts import get_templates
     from ...verify.evaluation.data.words import check_template

@@ -21,6 +21,7 @@ from ..deploy.contents.bundle import PROOF_FILE, file_hashes, read_bundle, reque
 from ..deploy.proofs.proof import in_batches
 from ..deploy.request import DeployError, Request
 from ..deploy.runtimes.registry import Run, open_tower
+from ..hub.record_fields import FINE_TUNED
 from ..hub.records import file_digest, read_record
 from .image_files import batch_size_for
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 USUAL_BATCH = 32
 LIKE_OPEN_CLIP = "It computes in open_clip's way, not as it was trained."
+FINE_TUNED_WEIGHTS = "The weights were fine-tuned, and are not Apple's."
 OWN_WEIGHTS = "The weights are not a conversion of Apple's: the folder has no conversion.json."
 
 
@@ -100,8 +102,10 @@ def _of_weights(folder: Path, model: "MobileClipModel") -> tuple[str, ...]:
     found = []
     if not (folder / CONVERSION_FILE).exists():
         found.append(OWN_WEIGHTS)
-    elif read_record(folder, CONVERSION_FILE).get("computes_like") == "open_clip":
-        found.append(LIKE_OPEN_CLIP)
+    else:
+        record = read_record(folder, CONVERSION_FILE)
+        found += [LIKE_OPEN_CLIP] * (record.get("computes_like") == "open_clip")
+        found += [FINE_TUNED_WEIGHTS] * (FINE_TUNED in record)
     if model.dtype_policy.name != "float32":
         found.append(f"It computes in {model.dtype_policy.name}.")
     return tuple(found)

@@ -25,6 +25,7 @@ from ...keras_models.towers.folding import fold_tower, reparameterize
 from ...verify.verification import Verification
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint, sha256
 from ..checkpoints.identify import CheckpointFormat
+from ..hub.record_fields import FINE_TUNED
 from ..hub.records import weight_hashes, write_record
 from .build import build_model, has_projection_bias
 from .mapping import load_into
@@ -35,6 +36,19 @@ from .verifying import check_packages, verify_against, write_verification
 
 class VerificationError(MobileClipError):
     """A conversion does not compute what PyTorch computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """That a checkpoint holds weights which this package fine-tuned.
+
+    Attributes:
+        record: what conversion.json says of that.
+        write: writes what goes beside the weights into the folder.
+    """
+
+    record: dict[str, Any]
+    write: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ def convert(
     like_open_clip: bool = False,
     weights: str | None = None,
     ignore_extra: bool = False,
+    tuned: Tuned | None = None,
     progress: Progress = silent,
     report: Callable[[Verification], None] = lambda _: None,
 ) -> Conversion:
@@ -84,6 +99,7 @@ def convert(
             keras_models/registry.py.
         weights: which weights, where the file holds several sets; see `open_checkpoint`.
         ignore_extra: whether tensors beside the model are left out; see `open_checkpoint`.
+        tuned: of a checkpoint that was fine-tuned here; None for any other.
         progress: shows steps.
         report: called with the verification, passed or not.
 
@@ -122,7 +138,7 @@ def convert(
 
     with written_whole(plan.target, force) as folder:
         _write_forms(plan, models, folder, progress)
-        _write_records(plan, folder, source.name, checkpoint, digest, verification)
+        _write_records(plan, folder, source.name, checkpoint, digest, verification, tuned)
     return Conversion(plan.target, plan.variant, plan.format, plan.forms, plan.dtype, plan.notes, verification)
 
 
@@ -206,7 +222,13 @@ def _rounded(model: MobileClipModel, dtype: str) -> MobileClipModel:
 
 
 def _write_records(
-    plan: Plan, folder: Path, source_name: str, checkpoint: Checkpoint, digest: str, verification: Verification | None
+    plan: Plan,
+    folder: Path,
+    source_name: str,
+    checkpoint: Checkpoint,
+    digest: str,
+    verification: Verification | None,
+    tuned: Tuned | None,
 ) -> None:
     """Writes what goes beside the weights: records, settings of preprocessing, tokenizer, model card."""
     conversion = {
@@ -225,7 +247,8 @@ def _write_records(
         "dtype": plan.dtype,
         "notes": list(plan.notes),
         "computes_like": "open_clip" if plan.like_open_clip else "training",
-        "versions": {"mobileclip-keras": _own_version(), "keras": keras.__version__},
+        "versions": {"mobileclip-keras": own_version(), "keras": keras.__version__},
+        **({} if tuned is None else {FINE_TUNED: tuned.record}),
     }
     write_record(folder, CONVERSION_FILE, conversion)
     if plan.format.image_tower is not None:
@@ -234,6 +257,8 @@ def _write_records(
         preprocess.save_pretrained(folder)
     if plan.format.text_tower is not None:
         Tokenizer().save_pretrained(folder)
+    if tuned is not None:
+        tuned.write(folder)
     write_verification(folder, verification)
 
 
@@ -253,7 +278,8 @@ def _choices(checkpoint: Checkpoint) -> dict[str, Any]:
     return chosen
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """Of this package."""
     try:
         return version("mobileclip-keras")
     except PackageNotFoundError:

@@ -69,9 +69,20 @@ def torch_tensors(model: MobileClipModel) -> tuple[dict[str, np.ndarray], str]:
     Raises:
         ExportError: where no layout has, or the model has been folded.
     """
+    layout = layout_of(model)
+    return read_from(*_model_and_rows(model, layout), lambda _: None), layout
+
+
+def layout_of(model: MobileClipModel) -> str:
+    """The layout that has a place for a model in train form: open_clip's where that has.
+
+    Raises:
+        ExportError: where none has, or the model has been folded.
+    """
     image, text = (tower and tower.tower for tower in (model.image_encoder, model.text_encoder))
     layout = next((name for name in ("open_clip", "apple") if _exists(image, text, name)), "open_clip")
-    return read_from(*_model_and_rows(model, layout), lambda _: None), layout
+    _model_and_rows(model, layout)
+    return layout
 
 
 def _load_train_form(source: Path, layout: str) -> MobileClipModel:

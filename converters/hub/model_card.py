@@ -106,6 +106,8 @@ class CardInfo:
     """Of lower precision; empty where the device has none."""
     certificates: tuple[dict[str, Any], ...] = ()
     """Of evaluations of exactly these weights."""
+    fine_tuned: dict[str, Any] | None = None
+    """How the weights came from the original's, as conversion.json says; None for the original's own."""
 
 
 def render_card(info: CardInfo) -> str:
@@ -125,7 +127,7 @@ def render_card(info: CardInfo) -> str:
         pipeline_tag=TASKS[info.towers][0],
         tags="\n".join(f"- {task}" for task in TASKS[info.towers]),
         towers="\n".join(_tower_rows(info)),
-        **card_parts(variant, info.towers == "both"),
+        **card_parts(variant, info.towers == "both", info.fine_tuned is not None),
         input={"both": "an image or a text", "image": "an image", "text": "a text"}[info.towers],
         title=variant.title,
         repo_id=info.repo_id,
@@ -238,7 +240,8 @@ def _changes(info: CardInfo) -> list[str]:
             "or dense layer beside them: fewer layers that compute the same function."
         )
     if "train" in info.forms:
-        changes.append("In the train form, every tensor of the original is there, with its own values.")
+        whose = "original" if info.fine_tuned is None else "fine-tuned model"
+        changes.append(f"In the train form, every tensor of the {whose} is there, with its own values.")
     if info.dtype != info.source_dtype:
         changes.append(f"Numbers converted from {_plain(info.source_dtype)} to {_plain(info.dtype)}.")
     if info.towers != "both":
@@ -253,7 +256,21 @@ def _changes(info: CardInfo) -> list[str]:
     added = {"image": "the settings of image preprocessing", "text": "the tokenizer's files"}
     added["both"] = f"{added['text']} and {added['image']}"
     changes.append(f"Added: {added[info.towers]}.")
-    return [*changes, "Nothing was retrained, fine-tuned, pruned or quantised."]
+    if info.fine_tuned is None:
+        return [*changes, "Nothing was retrained, fine-tuned, pruned or quantised."]
+    return [_tuning(info.fine_tuned), *changes, "Nothing was pruned or quantised."]
+
+
+def _tuning(record: dict[str, Any]) -> str:
+    """How weights were fine-tuned."""
+    before = record["from"]
+    source = f", converted from `{_code(before['file'])}`" if before["file"] else ""
+    again = ", which were fine-tuned before" if before["fine_tuned"] else ""
+    kept = "" if record["alpha"] == 1 else f" Of the change of each weight, {record['alpha']:g} was kept (WiSE-FT)."
+    return (
+        f"**Fine-tuned**: {record['steps']:,} steps on {record['pairs']:,} pairs of images and texts. The weights "
+        f"before have the SHA-256 `{_code(before['weights_sha256'])}`{source}{again}.{kept}"
+    )
 
 
 def _verification(info: CardInfo) -> str:

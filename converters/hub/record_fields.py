@@ -21,6 +21,8 @@ from ...keras_models.store.foreign.json_fields import (
 )
 
 VERIFICATION_FILE = "verification.json"
+FINE_TUNED = "fine_tuned"
+"""The field of a conversion's record that only a fine-tuned folder has."""
 
 _NAME = text(200)
 _FILE_NAME = text(255)
@@ -40,6 +42,19 @@ _SOURCE = fields(
         "left": listed(text(), most=100_000),
     },
 )
+_TUNED = fields(
+    {},
+    {
+        "from": fields(
+            {},
+            {"file": nullable(_FILE_NAME), "sha256": nullable(sha256), "weights_sha256": sha256, "fine_tuned": flag},
+        ),
+        "data": text(4096),
+        "pairs": whole(0, 1 << 53),
+        "steps": whole(0, 1 << 53),
+        "alpha": number(0, 1),
+    },
+)
 _CONVERSION = fields(
     {},
     {
@@ -51,6 +66,7 @@ _CONVERSION = fields(
         "notes": listed(text(20_000), most=1000),
         "computes_like": text(among=("open_clip", "training")),
         "versions": mapping(_NAME, most=100),
+        FINE_TUNED: _TUNED,
     },
 )
 _EXACT = fields(

@@ -18,7 +18,7 @@ from ...keras_models.store.foreign.json_file import read_json
 from ...keras_models.store.writing.own_files import sha256, sha256_of_written
 from .model_card import CARD_FILE, LICENSE_FILE, CardInfo, Check, CostRow, render_card
 from .model_card import PICTURE_FILE as PICTURE_FILE
-from .record_fields import RECORDS
+from .record_fields import FINE_TUNED, RECORDS
 from .record_fields import VERIFICATION_FILE as VERIFICATION_FILE
 from .terms import terms_of
 
@@ -139,6 +139,7 @@ def _card_info(folder: Path, repo_id: str | None) -> CardInfo:
         image_size=conversion["source"].get("image_size"),
         logit_bias=bool(conversion["source"].get("logit_bias")),
         left=tuple(conversion["source"].get("left", ())),
+        fine_tuned=conversion.get(FINE_TUNED),
         dtype=conversion["dtype"],
         source_dtype=conversion["source"]["dtype"],
         reference=f"open_clip {versions.get('open_clip_torch')} and timm {versions.get('timm')} on PyTorch "

@@ -75,19 +75,22 @@ def terms_of(variant: Variant) -> Terms:
     return OUR_OWN if variant.is_ours else APPLES
 
 
-def card_parts(variant: Variant, both_towers: bool) -> dict[str, str]:
+def card_parts(variant: Variant, both_towers: bool, fine_tuned: bool = False) -> dict[str, str]:
     """What a model card says differently for each publisher, by the name of its place.
 
     Args:
         variant: whose weights they are.
         both_towers: whether both are stored.
+        fine_tuned: whether the weights are those of a fine-tuning.
     """
     terms, words = terms_of(variant), {"notice": NOTICE}
     if variant.hub_files:
         words["base_model"] = variant.hub_files[0].repo
     filled = {name: Template(asset(f"{name}_{terms.parts}.md")).substitute(words).rstrip() for name in _PARTS}
     front = f"base_model: {words['base_model']}\n" if terms.base else ""
-    return {**filled, "front_matter": front, "accuracy": _accuracy(variant, both_towers), "license": terms.license}
+    accuracy = _accuracy(variant, both_towers, fine_tuned)
+    filled["origin"] = (_TUNED if fine_tuned else "") + filled["origin"]
+    return {**filled, "front_matter": front, "accuracy": accuracy, "license": terms.license}
 
 
 def bundle_terms(variant: Variant) -> str:
@@ -97,10 +100,16 @@ def bundle_terms(variant: Variant) -> str:
 
 
 _PARTS = ("origin", "papers", "terms")
+_TUNED = """\
+**These weights were fine-tuned.** They are not those of the original: what it can do, they may do better or worse. What
+follows says where the original comes from.
+
+"""
 
 
-def _accuracy(variant: Variant, both_towers: bool) -> str:
+def _accuracy(variant: Variant, both_towers: bool, fine_tuned: bool) -> str:
     original = "the original" if both_towers else "the original with both towers"
+    original += " before it was fine-tuned" if fine_tuned else ""
     if variant.imagenet_top1 is not None:
         published = f"{variant.imagenet_top1:.1f} %: Apple's published number for {original}, not measured here"
         return f"| ImageNet-1k zero-shot top-1 | {published} |"

@@ -51,7 +51,7 @@ class _Line:
 
 
 def batches(
-    samples: Iterator[Sample], prepare: "Callable[[bytes], NDArray[Any]]", size: int
+    samples: Iterator[Sample], prepare: "Callable[[bytes], NDArray[Any]]", size: int, threads: int = THREADS
 ) -> Iterator[list[Prepared]]:
     """Images in batches of `size`, the last one smaller, in their order.
 
@@ -61,9 +61,10 @@ def batches(
         samples: what to read. What it raises is raised here, after all batches before it.
         prepare: gives an array for an image file, or raises ImageError.
         size: of a batch.
+        threads: that prepare.
     """
     line = _Line()
-    thread = threading.Thread(target=_fill, args=(line, samples, prepare, size), daemon=True)
+    thread = threading.Thread(target=_fill, args=(line, samples, prepare, size, threads), daemon=True)
     thread.start()
     try:
         while (item := line.queue.get()) is not None:
@@ -75,11 +76,13 @@ def batches(
         thread.join()
 
 
-def _fill(line: _Line, samples: Iterator[Sample], prepare: "Callable[[bytes], NDArray[Any]]", size: int) -> None:
+def _fill(
+    line: _Line, samples: Iterator[Sample], prepare: "Callable[[bytes], NDArray[Any]]", size: int, threads: int
+) -> None:
     """Puts all batches into the line, and then an error or an end."""
     pending: deque[Future[Prepared]] = deque()
     end: BaseException | None = None
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for sample in samples:
                 pending.append(pool.submit(_prepared, sample, prepare))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ....keras_models.inputs.image_reading import readable_suffixes
@@ -12,8 +13,49 @@ from .places import Folder
 from .webdataset import NAMES, TEMPLATES
 
 
+@dataclass(frozen=True)
+class Classes:
+    """Folders of images, one for each class.
+
+    Attributes:
+        folders: in the order of the classes.
+        names: of the classes.
+        templates: of the data set; empty where it has none.
+        count: how many images there are.
+    """
+
+    folders: tuple[Path, ...]
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    count: int
+
+    def images(self) -> Iterator[tuple[Path, int]]:
+        """Each image file and the number of its class, always in the same order."""
+        suffixes = readable_suffixes()
+        for number, folder in enumerate(self.folders):
+            for path in _images(folder, suffixes):
+                yield path, number
+
+
 def open_class_folders(place: Folder, split: str) -> Dataset | None:
-    """The images in FOLDER/SPLIT/CLASS/, or in FOLDER/CLASS/; None where there are none.
+    """The images in FOLDER/SPLIT/CLASS/, or in FOLDER/CLASS/, as a data set; None where there are none.
+
+    Raises:
+        DataError: as `find_classes`.
+    """
+    found = find_classes(place, split)
+    if found is None:
+        return None
+
+    def read() -> Iterator[Sample]:
+        for path, number in found.images():
+            yield Sample(path.relative_to(place.folder).as_posix(), _content(path), number)
+
+    return Dataset(place.name, split, CLASSIFICATION, read, found.names, found.templates, found.count)
+
+
+def find_classes(place: Folder, split: str) -> Classes | None:
+    """The classes in FOLDER/SPLIT/CLASS/, or in FOLDER/CLASS/; None where there are no images.
 
     Names of classes are those of the folders, or the lines of classnames.txt in that order.
 
@@ -34,14 +76,8 @@ def open_class_folders(place: Folder, split: str) -> Dataset | None:
     classes = tuple(folder.name for folder in folders) if names is None else words.class_names(names, NAMES)
     if len(classes) != len(folders):
         raise DataError(f"{NAMES} names {len(classes)} classes, and {top} has {len(folders)} folders.")
-
-    def read() -> Iterator[Sample]:
-        for number, folder in enumerate(folders):
-            for path in _images(folder, suffixes):
-                yield Sample(path.relative_to(place.folder).as_posix(), _content(path), number)
-
     templates = () if lines is None else words.templates(lines, TEMPLATES)
-    return Dataset(place.name, split, CLASSIFICATION, read, classes, templates, sum(counts.values()))
+    return Classes(tuple(folders), classes, templates, sum(counts.values()))
 
 
 def _images(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:

@@ -28,6 +28,8 @@ class Row:
     """For messages."""
     parts: dict[str, bytes] = field(default_factory=dict)
     """By the suffix in lower case, without its first dot."""
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where each part lies in the shard: its first byte, and how many there are."""
 
 
 def read_shard(path: Path, name: str) -> Iterator[Row]:
@@ -42,7 +44,7 @@ def read_shard(path: Path, name: str) -> Iterator[Row]:
     """
     row: Row | None = None
     count = 0
-    for member, content in _members(path, name):
+    for member, content, offset in _members(path, name):
         key, suffix = _split(member)
         if row is None or row.key != key:
             if row is not None:
@@ -52,6 +54,7 @@ def read_shard(path: Path, name: str) -> Iterator[Row]:
         if suffix in row.parts:
             raise DataError(f"{row.where}: it has two members with the suffix .{shown_name(suffix)}.")
         row.parts[suffix] = content
+        row.places[suffix] = (offset, len(content))
     if row is None:
         raise DataError(f"{name} holds no images.")
     yield row
@@ -77,8 +80,8 @@ class _Bounded:
         return self._file.read(size)
 
 
-def _members(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the members, but for folders and WebDataset's own notes."""
+def _members(path: Path, name: str) -> Iterator[tuple[str, bytes, int]]:
+    """Names, contents and places of the members, but for folders and WebDataset's own notes."""
     try:
         check_regular(path)
         with open(path, "rb") as file:
@@ -93,7 +96,7 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{name} cannot be read as a tar file: {shown_name(str(error))}.") from error
 
 
-def _read(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, bytes]]:
+def _read(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, bytes, int]]:
     count = 0
     while (member := archive.next()) is not None:
         cast(Any, archive).members = []  # else it keeps them all
@@ -109,4 +112,4 @@ def _read(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, bytes]]:
         content = b"" if opened is None else opened.read()
         if len(content) != member.size:
             raise DataError(f"{where} is cut off: it has {len(content):,} of {member.size:,} bytes.")
-        yield member.name, content
+        yield member.name, content, member.offset_data

@@ -1,0 +1,1 @@
+"""Fine-tuning a converted folder on pairs of images and texts, into another converted folder."""

@@ -1,0 +1,1 @@
+"""Pairs of images and texts: read from tables, class folders and shards, checked, held back, put into batches."""
