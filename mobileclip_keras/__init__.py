@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .keras_models.models.model import create_mobile_clip_model as create_mobile_clip_model
     from .keras_models.models.text_encoder import MobileClipTextEncoder as MobileClipTextEncoder
     from .keras_models.tasks.embedding.embedder import Embedder as Embedder
+    from .keras_models.tasks.embedding.on_ray.worker import RayEmbedder as RayEmbedder
     from .keras_models.tasks.embedding.searching import Collection as Collection
     from .keras_models.tasks.embedding_files import Embeddings as Embeddings
     from .keras_models.tasks.retrieval import EmbeddingIndex as EmbeddingIndex
@@ -50,6 +51,7 @@ _HOMES = {
     "MobileClipImageEncoder": "keras_models.models.image_encoder",
     "MobileClipModel": "keras_models.models.model",
     "MobileClipTextEncoder": "keras_models.models.text_encoder",
+    "RayEmbedder": "keras_models.tasks.embedding.on_ray.worker",
     "ReinforcedShards": "keras_models.training.reinforced_shards",
     "TeacherFeatures": "keras_models.training.distillation",
     "Tokenizer": "keras_models.inputs.tokenizer",

@@ -171,6 +171,22 @@ def test_places_that_are_no_stores_are_left_alone(tmp_path: Path) -> None:
         Store.open(tmp_path / "store")
 
 
+def test_what_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (good,) = pictures(tmp_path / "photos", 1)
+    for data, message in (
+        ([tmp_path / "nowhere"], "nowhere does not exist"),
+        ([tmp_path / "gone.png", tmp_path / "gone.tar"], "gone.png does not exist"),
+        (["https://a.org/cat.png"], "cat.png is a URL, and URLs are not fetched"),
+        ([good, tmp_path / "photo"], "photo does not exist"),  # a folder that was mistyped is no broken picture
+        ([good, tmp_path / "photo" / "*.png"], "leads to nothing"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(tmp_path / "store", *data)
+        assert not (tmp_path / "store").exists()
+    outcome = run(tmp_path / "store", good, tmp_path / "gone.png", "https://a.org/cat.png")
+    assert (outcome.new, outcome.unreadable) == (1, 2)
+
+
 def test_a_damaged_part_is_named_and_its_rows_embedded_again(tmp_path: Path) -> None:
     pictures(tmp_path / "photos", 6)
     run(tmp_path / "store", tmp_path / "photos")

@@ -1,7 +1,7 @@
 """The commands for collections: filling a store, and finding things in it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 from rich.console import Console
@@ -28,6 +28,28 @@ class OptionError(MobileClipError):
     """Options do not go together, or are none."""
 
 
+class Cluster(NamedTuple):
+    """A Ray cluster, and what is asked of it."""
+
+    address: str
+    workers: int
+    gpus: float
+
+
+def cluster_of(address: str | None, workers: int | None, gpus: float | None) -> Cluster | None:
+    """What the options say of a cluster; None without one.
+
+    Raises:
+        OptionError: where they say how it is to be used, and not which.
+    """
+    if address is None:
+        for name, value in (("--workers", workers), ("--gpus", gpus)):
+            if value is not None:
+                raise OptionError(f"{name} needs --ray.")
+        return None
+    return Cluster(address, workers or 1, gpus or 0)
+
+
 def embed(
     data: list[str],
     out: Path,
@@ -35,6 +57,7 @@ def embed(
     batch_size: int | None,
     dtype: str | None,
     column: str | None,
+    cluster: Cluster | None,
     as_json: bool,
 ) -> None:
     """Embeds into a store what is not there yet."""
@@ -52,8 +75,11 @@ def embed(
     check_arguments(data)
     quiet = errors if as_json else console
     name = model or (Store.open(out).model if is_store(out) else DEFAULT_MODEL)
-    embedder = load_embedder(name, quiet, batch_size=batch_size)
-    outcome = _fill(out, data, embedder, dtype, column, quiet)
+    if cluster is None:
+        embedder = load_embedder(name, quiet, batch_size=batch_size)
+        outcome = _fill(out, data, embedder, dtype, column, quiet)
+    else:
+        outcome = _fill_on(cluster, out, data, name, batch_size, dtype, column, quiet)
     _report(Store.open(out), outcome, as_json)
 
 
@@ -74,6 +100,38 @@ def _fill(
             return fill(out, data, embedder, dtype=dtype, column=column, progress=progress)
         except KeyboardInterrupt:
             errors.print(f"Interrupted. {done:,} new ones are in {out}; the same command goes on from there.")
+            raise typer.Exit(130) from None
+
+
+def _fill_on(
+    cluster: Cluster,
+    out: Path,
+    data: list[str],
+    model: str,
+    batch_size: int | None,
+    dtype: str | None,
+    column: str | None,
+    quiet: Console,
+) -> "Outcome":
+    from ...keras_models.models.features import BATCH_SIZE
+    from ...keras_models.tasks.embedding.on_ray.filling import fill_on_ray
+
+    where = "this machine" if cluster.address == "local" else cluster.address
+    with bars(quiet)(f"Embedding on Ray at {where}"):
+        try:
+            return fill_on_ray(
+                out,
+                data,
+                model,
+                cluster.address,
+                workers=cluster.workers,
+                gpus=cluster.gpus,
+                batch_size=batch_size or BATCH_SIZE,
+                dtype=dtype,
+                column=column,
+            )
+        except KeyboardInterrupt:
+            errors.print(f"Interrupted. The same command goes on from what is in {out}.", soft_wrap=True)
             raise typer.Exit(130) from None
 
 

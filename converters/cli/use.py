@@ -106,17 +106,27 @@ def embed(
     column: Annotated[
         str | None, typer.Option(help='Of Parquet files, with bytes or paths of images; else "image" or "path".')
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Run on the Ray cluster at this address; "local" starts one on this machine.')
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: processes that compute, each with a model; else 1.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --ray: GPUs of each worker, 0.5 to share one; else none.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write the features of images, and of texts, into a store that may be continued, or into one file."""
     with plain_errors(data, out, texts_file, model):
         if out.suffix in EMBEDDING_SUFFIXES:
-            _refuse(out, "a store", **{"--dtype": dtype, "--column": column})
+            _refuse(out, "a store", **{"--dtype": dtype, "--column": column, "--ray": ray})
             _embed_file(data, out, texts_file, model or DEFAULT_MODEL, batch_size, force, as_json)
         else:
             _refuse(out, "one file, .npz or .parquet", **{"--texts-file": texts_file, "--force": force})
-            collection.embed(data, out, model, batch_size, dtype, column, as_json)
+            cluster = collection.cluster_of(ray, workers, gpus)
+            collection.embed(data, out, model, batch_size, dtype, column, cluster, as_json)
 
 
 def _refuse(out: Path, place: str, **options: object) -> None:

@@ -52,13 +52,21 @@ def find_units(arguments: Iterable[str]) -> Iterator[Unit]:
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Refuses, before any work, folders and patterns that lead to nothing.
+    """Refuses, before any work, what leads to nothing.
+
+    A missing file among others is left to the run, which lists it and goes on.
 
     Raises:
-        DataError: naming the first.
+        DataError: for a folder or a pattern without data, a missing path that has no ending of a file that can be
+            embedded, such as a mistyped folder, and where nothing that is named exists.
     """
-    for argument in arguments:
-        next(_files([argument]))
+    given = list(arguments)
+    missing = [argument for argument in given if not os.path.exists(next(_files([argument])))]
+    suffixes = readable_suffixes()
+    for argument in missing:
+        if len(missing) == len(given) or not (is_url(argument) or _has_ending(argument, suffixes)):
+            is_one = "is a URL, and URLs are not fetched." if is_url(argument) else "does not exist."
+            raise DataError(f"{argument} {is_one}")
 
 
 def kind_of(path: str) -> str:
@@ -101,9 +109,12 @@ def files_below(folder: str) -> Iterator[str]:
 
 
 def _is_data(path: str, suffixes: frozenset[str]) -> bool:
-    is_known = path.lower().endswith((*SHARDS, *PARQUET)) or Path(path).suffix.lower() in suffixes
-    return is_known and os.path.isfile(path)
+    return _has_ending(path, suffixes) and not path.lower().endswith(TEXTS) and os.path.isfile(path)
 
 
 def _is_named(path: str, suffixes: frozenset[str]) -> bool:
-    return _is_data(path, suffixes) or (path.lower().endswith(TEXTS) and os.path.isfile(path))
+    return _has_ending(path, suffixes) and os.path.isfile(path)
+
+
+def _has_ending(path: str, suffixes: frozenset[str]) -> bool:
+    return path.lower().endswith((*SHARDS, *PARQUET, *TEXTS)) or Path(path).suffix.lower() in suffixes

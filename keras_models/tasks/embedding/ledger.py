@@ -1,13 +1,16 @@
 """Which inputs are done, and which could not be read: on disk, however many they are."""
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ...store.writing.atomic import file_written_whole
+from ...store.writing.output_errors import OutputError
 from .items import Item
 
 
@@ -28,11 +31,13 @@ class Ledger:
 
     def add_all(self, ids: Iterable[bytes]) -> None:
         """Notes that these inputs are done."""
-        self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((each,) for each in ids))
+        with _room():
+            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((each,) for each in ids))
 
     def add(self, identity: bytes) -> bool:
         """Notes an input. Returns whether it is new."""
-        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (identity,)).rowcount == 1
+        with _room():
+            return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (identity,)).rowcount == 1
 
     def __contains__(self, identity: bytes) -> bool:
         found = self._database.execute("SELECT 1 FROM seen WHERE id = ?", (identity,))
@@ -40,7 +45,8 @@ class Ledger:
 
     def fail(self, item: Item, reason: str) -> None:
         """Notes why an input could not be read."""
-        self._database.execute("INSERT INTO unreadable VALUES (?, ?, ?)", (item.name, reason, item.id))
+        with _room():
+            self._database.execute("INSERT INTO unreadable VALUES (?, ?, ?)", (item.name, reason, item.id))
         self.unreadable += 1
 
     def write_unreadable(self, path: Path) -> None:
@@ -62,6 +68,18 @@ class Ledger:
     def close(self) -> None:
         """Forgets everything."""
         self._database.close()
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """SQLite says "database or disk is full", and not of which disk."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        where = os.environ.get("SQLITE_TMPDIR") or tempfile.gettempdir()
+        raise OutputError(
+            f"The list of what is done cannot be kept in {where}: {error}. TMPDIR names another."
+        ) from error
 
 
 def read_unreadable(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -101,7 +101,8 @@ class Store:
         with _locked(place):
             recover(place)
             if not (place / STORE_FILE).exists():
-                _write_record(place, model, width, dtype or DTYPES[0], fingerprint)
+                with _removed_on_error(place):
+                    _write_record(place, model, width, dtype or DTYPES[0], fingerprint)
             store = cls.open(place)
             store.fingerprint.check(fingerprint, str(folder))
             if dtype not in (None, store.dtype):
@@ -178,6 +179,18 @@ def check_place(place: Path) -> None:
     recover(place)
     if not is_store(place) and any(path.name != LOCK_FILE for path in place.iterdir()):
         raise StoreError(f"{place} holds other files and is no store. Give a new folder.")
+
+
+@contextmanager
+def _removed_on_error(place: Path) -> Iterator[None]:
+    """A new store that cannot be begun, as on a full disk, leaves no folder."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            (place / LOCK_FILE).unlink()
+            place.rmdir()
+        raise
 
 
 def _write_record(place: Path, model: str, width: int, dtype: str, fingerprint: Fingerprint) -> None:
