@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mobileclip_keras.verify.shapes.scene import COLOURS, SHAPES
+
 CLASSES = ("red bus", "green tree", "blue sea", "grey road", "white cloud", "black cat")
 TEMPLATES = ("a photo of a {c}.", 'the "{c}"')
 MODES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -38,7 +40,8 @@ def rows(count: int, kind: str = "classification") -> list[Row]:
         if kind == "multilabel":
             target = [int(x) for x in random.integers(0, 2, len(CLASSES))]
         elif kind == "retrieval":
-            target = tuple(f"caption {index} of picture {number}" for index in range(1 + number % 3))
+            words = (SHAPES[(3 * (number // len(COLOURS)) + index) % len(SHAPES)] for index in range(1 + number % 3))
+            target = tuple(f"a {COLOURS[number % len(COLOURS)]} {word}" for word in words)
         found.append((picture(number), target))
     return found
 
