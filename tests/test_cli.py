@@ -19,6 +19,7 @@ from mobileclip_keras.converters.checkpoints import inspection
 from mobileclip_keras.converters.cli import app as cli
 from mobileclip_keras.converters.hub.records import RecordError, read_record
 from mobileclip_keras.keras_models import kernels
+from mobileclip_keras.keras_models.registry import VARIANTS
 from tests.converter_support import ROOT, S0, TIMM, arrays, as_torch, left_in, python, write
 
 RUNNER = CliRunner()
@@ -55,20 +56,20 @@ def test_help_and_usage() -> None:
     assert "--variant" in run("convert", "--help")
     for arguments in (
         (),
-        ("convert",),
         ("nothing",),
         ("convert", "--src", "a", "--what"),
         ("inspect",),
         ("to-torch", "a"),
     ):
         run(*arguments, status=2)
+    assert "Say with --src what to convert" in run("convert", status=1)
 
 
 def test_an_unknown_variant_lists_the_nearest_first() -> None:
     text = run("convert", "--src", "synthetic", "--variant", "mobileclip_s9", status=1)
     assert text.startswith("Error: There is no variant 'mobileclip_s9'. The variants, nearest first: ")
     first = text.split("nearest first: ")[1].split(",")[0]
-    assert first in {f"s{i} (mobileclip_s{i})" for i in range(5)} and text.count("(mobileclip") == 14
+    assert first in {f"s{i} (mobileclip_s{i})" for i in range(5)} and text.count("(mobileclip") == len(VARIANTS)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -10,9 +10,11 @@ from mobileclip_keras.verify.evaluation.published import MEASURED, UnknownDataEr
 def test_every_variant_and_data_set_is_there() -> None:
     table = rows()
     assert len(table) == 50
-    for variant in registry.VARIANTS.values():
+    published = [variant for variant in registry.VARIANTS.values() if not variant.is_ours]
+    assert len(published) == 14
+    for variant in published:
         assert table["imagenet1k"].values[variant.name] == pytest.approx(variant.imagenet_top1 / 100, abs=6e-6)
-    counts = {name: sum(name in row.values for row in table.values()) for name in registry.VARIANTS}
+    counts = {name: sum(name in row.values for row in table.values()) for name in (each.name for each in published)}
     assert set(counts.values()) == {38, 48}  # the newer ones have SugarCrepe and long captions, too
     assert {name for name, count in counts.items() if count == 38} == {
         f"mobileclip_{name}" for name in ("s0", "s1", "s2", "b", "blt")

@@ -147,7 +147,7 @@ def kind(config: FastViTConfig | ViTConfig | TextConfig) -> tuple[object, ...]:
 def test_every_kind_of_real_tower_has_a_small_twin() -> None:
     """Else something that only a real tower has would be proven at night alone."""
     known = [*IMAGE_TOWERS.items(), *TEXT_TOWERS.items()]
-    real = {name: kind(config) for name, config in known if not name.startswith("small")}
+    real = {name: kind(config) for name, config in known if not name.startswith("small") and "shapes" not in name}
     small = {kind(config) for config in [*SMALL_IMAGE_TOWERS.values(), *SMALL_TEXT_TOWERS.values()]}
     assert len(real) == 11
     assert set(real.values()) == small
