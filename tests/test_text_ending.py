@@ -6,7 +6,11 @@ import pytest
 
 from .small import small_model
 
-pytestmark = [pytest.mark.usefixtures("small_towers"), pytest.mark.backend]
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.backend,
+    pytest.mark.skipif(keras.backend.backend() == "jax", reason="compiles each operation, and looks nothing up"),
+]
 
 LENGTH = 77
 
