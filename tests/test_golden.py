@@ -24,6 +24,7 @@ from .support import (
     images,
     is_large,
     marked,
+    nightly_on,
     synthetic_model,
     unit,
 )
@@ -35,7 +36,7 @@ OPEN_CLIP_B = "open_clip__MobileCLIP-B"
 
 # For a commit. test_small_towers.py has every kind of tower in every layout and form; what is left to real size are
 # long sums, which mci0 and the ViT show on every backend, and the other convention of the ViT.
-ON_EVERY_BACKEND = (S0, B)
+ON_EVERY_BACKEND = (S0, pytest.param(B, marks=nightly_on("jax")))
 
 
 def check_in_float64(reference: str, forms: tuple[str, ...], count: int) -> MobileClipModel:

@@ -137,7 +137,7 @@ def test_tokens_of_either_width(dtype: str) -> None:
     assert np.array_equal(made, keras.ops.convert_to_numpy(model.encode_text(TOKENS.astype("int32"))))
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_any_batch_size() -> None:
     model = small_model()
     four = {"image": images(64, 4), "text": TOKENS}
@@ -271,7 +271,7 @@ def test_a_keras_model_as_image_tower(pooled: bool) -> None:
 # --- Training ---
 
 
-@pytest.mark.backend
+@nightly_on("jax")
 def test_a_training_step_moves_every_weight_and_counts_itself() -> None:
     model = small_model()
     model.compile(optimizer=keras.optimizers.SGD(0.1))
