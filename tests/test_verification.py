@@ -145,6 +145,22 @@ def test_a_kernel_broken_in_one_program_alone_is_caught(name: str, where: str, m
         assert f"differs by {COMPILED if where == 'compiled' else DIRECT}" in verification.reason
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="the others run one input as they run many")
+@pytest.mark.parametrize("name", ["attention_at", "only_end"])
+def test_a_kernel_broken_for_one_input_alone_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(kernels, name)
+
+    def wrong(array: Any, *others: Any, **options: Any) -> Any:
+        result = right(array, *others, **options)
+        is_one = array.shape[0] == 1 and "float64" not in str(array.dtype) and result is not None
+        return (result - 1 if name == "only_end" else result * 1.001) if is_one else result
+
+    monkeypatch.setattr(kernels, name, wrong)
+    verification = verified(MCI)
+    assert all(check.passed for check in verification.exact), "float64 was not broken"
+    assert not outcome(verification)[DIRECT]
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the others keep nothing that nobody asks for")
 def test_float64_keeps_nothing_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     right = kernels.dense

@@ -27,7 +27,7 @@ COMPILE_EACH_FORM = ("tensorflow", "jax")
 
 DIRECT_BATCH = 4
 """As many as the inputs that are compared stage by stage: a backend that compiles each operation for each shape then
-compiles it once."""
+compiles it once. Where none is compiled, the last of them run one by one."""
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
@@ -83,8 +83,10 @@ def _towers(model: "MobileClipModel") -> dict[str, keras.Model]:
 
 def _directly(method: Callable[..., Any], batch: int | None) -> Encode:
     def encode(rows: np.ndarray) -> np.ndarray:
-        size = batch or len(rows)
-        parts = (rows[start : start + size] for start in range(0, len(rows), size))
+        starts = list(range(0, len(rows), batch or len(rows)))
+        if batch and not kernels.COMPILES_EACH_OPERATION:  # one alone runs in another way on PyTorch, so some do
+            starts += range(starts[-1] + 1, len(rows))
+        parts = np.split(rows, starts[1:])
         return np.concatenate([keras.ops.convert_to_numpy(method(part)) for part in parts])
 
     return encode
