@@ -11,6 +11,7 @@ import torch
 
 from mobileclip_keras.keras_models.towers.folding import reparameterize
 from mobileclip_keras.verify import verification
+from mobileclip_keras.verify.precision import switches
 from mobileclip_keras.verify.running import alongside
 from mobileclip_keras.verify.running.alongside import Once, Steps, StoppedError, each, torch_alongside
 
@@ -36,6 +37,21 @@ def test_a_value_is_computed_once_and_others_wait_for_it() -> None:
     assert each(jobs, at_once=True, steps=Steps(silent)) == dict.fromkeys("0123", 1.5)
     assert len(calls) == 1
     assert known.of("another key", lambda: 2.5) == 2.5
+
+
+def test_threads_leave_the_switches_as_they_were() -> None:
+    """Those of the whole process: no thread may take for the user's what another has set."""
+    before, both = switches(), threading.Barrier(2)
+
+    def first() -> None:
+        both.wait(60)
+
+    def second() -> None:
+        both.wait(60)
+        time.sleep(0.3)  # so that it leaves its context after the other
+
+    each({"first": first, "second": second}, at_once=True, steps=Steps(silent))
+    assert switches() == before
 
 
 def test_who_waits_for_a_value_that_failed_gets_the_error() -> None:
@@ -123,7 +139,7 @@ def test_jobs_in_threads_compute_in_full_float32(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(alongside, "full_float32", Entered)
     each({"inference": lambda: None, "train": lambda: None}, at_once=True, steps=Steps(silent))
-    assert len(entered) == 2 and all(name.startswith("Keras") for name in entered)
+    assert len(entered) == 3 and all(name.startswith("Keras") for name in entered[1:])
 
 
 @pytest.mark.usefixtures("small_towers", "quickly_verified")

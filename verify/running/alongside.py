@@ -111,7 +111,8 @@ def each(jobs: Mapping[str, Callable[[], T]], at_once: bool, steps: Steps) -> di
     """Runs jobs, in threads of their own or one by one."""
     if not at_once:
         return {name: job() for name, job in jobs.items()}
-    with ThreadPoolExecutor(len(jobs), "Keras") as executor:
+    # Around all threads, so that each finds switches of the whole process off, and leaves them so for the others.
+    with full_float32(), ThreadPoolExecutor(len(jobs), "Keras") as executor:
         running = {name: executor.submit(_in_full_float32, job) for name, job in jobs.items()}
         try:
             return {name: future.result() for name, future in running.items()}
