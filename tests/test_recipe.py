@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import kernels
-from mobileclip_keras.keras_models.kernels import plain
+from mobileclip_keras.keras_models.kernels import plain_runtime
 from mobileclip_keras.keras_models.models.copying import copy_model
 from mobileclip_keras.keras_models.models.model import MobileClipModel
 from mobileclip_keras.keras_models.training.interpolation import InterpolationError, interpolate
@@ -64,7 +64,7 @@ def test_all_variables_at_once_are_updated_as_by_keras(monkeypatch: pytest.Monke
         for _ in range(7)
     ]
     found = steps_of(fine_tuning_recipe(9, 0.1, warmup_steps=3, weight_decay=0.5).optimizer, gradients)
-    monkeypatch.setattr(kernels, "update_by_adamw", plain.update_by_adamw)
+    monkeypatch.setattr(kernels, "update_by_adamw", plain_runtime.update_by_adamw)
     expected = steps_of(fine_tuning_recipe(9, 0.1, warmup_steps=3, weight_decay=0.5).optimizer, gradients)
     for ours, keras_own in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-6)
@@ -80,7 +80,7 @@ def test_what_the_quick_update_does_not_know_is_left_to_keras(
 
     def counted(*arguments: Any) -> bool:
         calls.append(arguments)
-        return plain.update_by_adamw(*arguments)
+        return plain_runtime.update_by_adamw(*arguments)
 
     monkeypatch.setattr(kernels, "update_by_adamw", counted)
     steps_of(fine_tuning_recipe(9, 0.1, **options).optimizer, [[np.ones((1, 1, 3, 1)), np.ones(4), np.ones(())]] * 2)

@@ -1,7 +1,8 @@
 """What layers compute: every operation in keras.ops, and what the backend in use does faster.
 
-`plain.py` says what each operation is. `tensorflow.py`, `jax.py` and `torch.py` hold only what differs on that backend,
-and why. Layers call the operations of this package and never ask which backend they run on.
+`plain.py` says what each operation is, `plain_runtime.py` what there is beside arithmetic. `tensorflow.py`, `jax.py`
+and `torch.py` hold only what differs on that backend, and why. Layers call the operations of this package and never
+ask which backend they run on.
 """
 
 import importlib
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from . import plain
+from . import plain, plain_runtime
 
 T = TypeVar("T")
 
@@ -44,26 +45,26 @@ mean_over_positions = _fastest(plain.mean_over_positions)
 only_end = _fastest(plain.only_end)
 unit_length = _fastest(plain.unit_length)
 
-compiled = _fastest(plain.compiled)
-copy_value = _fastest(plain.copy_value)
-device_name = _fastest(plain.device_name)
-export_saved_model = _fastest(plain.export_saved_model)
-float64_enabled = _fastest(plain.float64_enabled)
-float64_is_kept = _fastest(plain.float64_is_kept)
-full_float32 = _fastest(plain.full_float32)
-half_precisions = _fastest(plain.half_precisions)
-hand_over = _fastest(plain.hand_over)
-is_on_host = _fastest(plain.is_on_host)
-lay_out_as_convolved = _fastest(plain.lay_out_as_convolved)
-precision_switches = _fastest(plain.precision_switches)
-short_variable_names = _fastest(plain.short_variable_names)
-tensor = _fastest(plain.tensor)
-update_by_adamw = _fastest(plain.update_by_adamw)
-variables_changed = _fastest(plain.variables_changed)
-view = _fastest(plain.view)
-weight = _fastest(plain.weight)
-without_gradients = _fastest(plain.without_gradients)
+compiled = _fastest(plain_runtime.compiled)
+copy_value = _fastest(plain_runtime.copy_value)
+device_name = _fastest(plain_runtime.device_name)
+export_saved_model = _fastest(plain_runtime.export_saved_model)
+float64_enabled = _fastest(plain_runtime.float64_enabled)
+float64_is_kept = _fastest(plain_runtime.float64_is_kept)
+full_float32 = _fastest(plain_runtime.full_float32)
+half_precisions = _fastest(plain_runtime.half_precisions)
+hand_over = _fastest(plain_runtime.hand_over)
+is_on_host = _fastest(plain_runtime.is_on_host)
+lay_out_as_convolved = _fastest(plain_runtime.lay_out_as_convolved)
+precision_switches = _fastest(plain_runtime.precision_switches)
+short_variable_names = _fastest(plain_runtime.short_variable_names)
+tensor = _fastest(plain_runtime.tensor)
+update_by_adamw = _fastest(plain_runtime.update_by_adamw)
+variables_changed = _fastest(plain_runtime.variables_changed)
+view = _fastest(plain_runtime.view)
+weight = _fastest(plain_runtime.weight)
+without_gradients = _fastest(plain_runtime.without_gradients)
 
-COMPILES_EACH_OPERATION: bool = getattr(_backend, "COMPILES_EACH_OPERATION", plain.COMPILES_EACH_OPERATION)
-COMPILES_IN_SECONDS: bool = getattr(_backend, "COMPILES_IN_SECONDS", plain.COMPILES_IN_SECONDS)
-XLA_IS_FAST: bool = getattr(_backend, "XLA_IS_FAST", plain.XLA_IS_FAST)
+COMPILES_EACH_OPERATION: bool = getattr(_backend, "COMPILES_EACH_OPERATION", plain_runtime.COMPILES_EACH_OPERATION)
+COMPILES_IN_SECONDS: bool = getattr(_backend, "COMPILES_IN_SECONDS", plain_runtime.COMPILES_IN_SECONDS)
+XLA_IS_FAST: bool = getattr(_backend, "XLA_IS_FAST", plain_runtime.XLA_IS_FAST)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from ..types import Tensor
-from . import plain
+from . import plain, plain_runtime
 from .chunks import changes
 from .jax_depthwise import sum_of_shifted, with_quick_gradient
 from .processor import processor_name
@@ -178,7 +178,7 @@ def copy_value(source: keras.Variable, target: keras.Variable) -> None:
 
 
 def hand_over(variable: keras.Variable, array: np.ndarray) -> None:
-    variable.assign(plain.tensor(array))
+    variable.assign(plain_runtime.tensor(array))
 
 
 def view(variable: keras.Variable) -> np.ndarray | None:
