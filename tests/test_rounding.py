@@ -23,6 +23,7 @@ from mobileclip_keras.converters.deploy.quantize.search import plans_by_size, sm
 from mobileclip_keras.converters.deploy.quantize.trial import TowerTrial, Trial, check_trial, choose
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, described, weights_of
 from mobileclip_keras.converters.deploy.request import DeployError
+from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 from mobileclip_keras.keras_models.kernels.plain import group_of
 from mobileclip_keras.keras_models.layers.dense import VectorLinear
 
@@ -206,9 +207,9 @@ def test_the_smallest_plan_that_holds_is_found_with_few_tries() -> None:
 
 def test_weights_of_few_numbers_get_no_int4() -> None:
     weights = weights_of(small_model("small_mci", "small_mct", form="inference"))
-    able = {weight.kind: precisions(weight, ("convolution", "dense", "embedding")) for weight in weights}
+    able = {weight.kind: precisions(weight, RUNTIMES["onnx"]) for weight in weights}
     assert "int4" not in able.get("depthwise", ()) and "int4" in able["dense"] and "int4" in able["embedding"]
-    assert set(uniform_plan(weights, "int4", ()).values()) == {"int8"}
+    assert set(uniform_plan(weights, "int4", RUNTIMES["openvino"]).values()) == {"int8"}
     table = next(weight for weight in weights if weight.kind == "embedding")
     assert option(table, "int8", {}).bytes < 0.5 * option(table, "float32", {}).bytes
 

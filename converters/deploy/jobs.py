@@ -94,7 +94,7 @@ def write_part(part: "Part", request: Request, path: Path) -> None:
     from .runtimes.saved_model import save, save_without_weights
 
     saved = path.with_name(f"{part.name}.saved")
-    (save_without_weights if request.how.weights_apart else save)(part, request.batches, saved)
+    (save_without_weights if request.how.weights_apart else save)(part, request.batches, saved, request.how.formulation)
     request.how.code.write(saved, path, request.batches)
     shutil.rmtree(saved, ignore_errors=True)
 

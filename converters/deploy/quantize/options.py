@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtimes.registry import Runtime
 from .compensation import compensated
 from .means import Means, shift
 from .rounding import BITS, rounded, to_half
-from .weights import Weight
+from .weights import KINDS, Weight
 
 Plan = Mapping[str, str]
 """A precision for each weight, by name: one of PRECISIONS."""
@@ -60,11 +61,13 @@ def _on_levels(weight: Weight, value: np.ndarray, means: Means, bits: int) -> np
     return np.concatenate([compensated(flat[each], moment[each, each], bits) for each in places]).reshape(value.shape)
 
 
-def precisions(weight: Weight, int4_kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that a weight may have, from the smallest. Depthwise kernels have too few numbers for a scale of int4."""
-    return PRECISIONS if weight.kind in int4_kinds and weight.kind != "depthwise" else PRECISIONS[1:]
+def precisions(weight: Weight, runtime: Runtime) -> tuple[str, ...]:
+    """Those that a weight may have in a runtime's files, from the smallest."""
+    held = {"int4": runtime.int4, "int8": runtime.int8}
+    return tuple(each for each in PRECISIONS if weight.kind in held.get(each, KINDS))
 
 
-def uniform_plan(weights: list[Weight], precision: str, int4_kinds: tuple[str, ...]) -> dict[str, str]:
+def uniform_plan(weights: list[Weight], precision: str, runtime: Runtime) -> dict[str, str]:
     """One precision for all, or the next larger where a weight cannot have it."""
-    return {weight.name: precision if precision in precisions(weight, int4_kinds) else "int8" for weight in weights}
+    larger = PRECISIONS[PRECISIONS.index(precision) :]
+    return {each.name: next(one for one in larger if one in precisions(each, runtime)) for each in weights}

@@ -38,8 +38,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     Returns:
         "sets", the names of the files, and for "mixed" the "layers" by tower: what each became, and its share.
     """
-    weights = weights_of(model)
-    int4 = request.how.int4
+    weights = weights_of(model, request.how.formulation.sums_in_groups)
     wanted = weight_sets(request.recipe, request.how.recipes)
     sets: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
     layers: dict[str, Any] = {}
@@ -50,13 +49,13 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     for tower in request.towers:
         own = [weight for weight in weights if weight.tower == tower]
         encode = _encoder(model, tower)
-        able = {weight.name: precisions(weight, int4) for weight in own}
+        able = {weight.name: precisions(weight, request.how) for weight in own}
         if "mixed" not in wanted:
-            able = {name: ("int4", "int8") if "int4" in each else ("int8",) for name, each in able.items()}
+            able = {name: tuple(one for one in each if one != "float32") for name, each in able.items()}
         options = {w.name: {each: option(w, each, means) for each in able[w.name]} for w in own}
         for name in ("int8", "int4"):
             if name in wanted:
-                sets[name] |= changes(own, options, uniform_plan(own, name, int4))
+                sets[name] |= changes(own, options, uniform_plan(own, name, request.how))
         if "mixed" in wanted:
             shares = measure_shares(encode, rows[tower], exact[tower], own, options)
             compute = partial(_features, encode, rows[tower])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..quantize.rounding import BITS, Axes, how_stored, to_integers
+from .onnx_gelu import with_gelu
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 from .saved_model import SIGNATURE, WEIGHT, WEIGHTS_FILE
@@ -36,7 +37,7 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
         first = tensor.type.tensor_type.shape.dim[0]
         if not batches and not first.dim_value:
             first.dim_param = "batch"
-    model = _folded(model, out)
+    model = with_gelu(_folded(model, out))
     onnx.checker.check_model(model)
     onnx.save(model, str(out))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....keras_models.errors import MissingPackageError
+from ....keras_models.formulation import TENSORFLOW, Formulation
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -29,9 +30,12 @@ class Runtime:
         suffix: of a tower's file; "" for a folder.
         recipes: those that it has.
         module: the file beside this one that writes and runs its files.
-        int4: the kinds of weights that its files hold in 4 bits.
+        int4: the kinds of weights that its files hold in 4 bits. Depthwise kernels have too few numbers for a scale.
+        int8: those that they hold in 8 bits. LiteRT keeps 12 bytes for each scale, with which the 8 bits of a depthwise
+            kernel take as much as 16.
         ways: the settings that a file is proven under, "" for the default alone.
         fixed_shapes: whether its files have one shape for each batch.
+        formulation: what it is fast at.
         weights_apart: whether its converter gets the weights apart from the program.
     """
 
@@ -43,8 +47,10 @@ class Runtime:
     recipes: tuple[str, ...]
     module: str
     int4: tuple[str, ...] = ()
+    int8: tuple[str, ...] = ("convolution", "depthwise", "dense", "embedding")
     ways: tuple[str, ...] = ("",)
     fixed_shapes: bool = False
+    formulation: Formulation = TENSORFLOW
     weights_apart: bool = False
 
     @property
@@ -89,26 +95,30 @@ DISTRIBUTIONS = {
 }
 """The packages' names where they are installed from, by their import names."""
 
+_LARGE_KINDS = ("convolution", "dense", "embedding")
+_CHANNELS_FIRST = Formulation(dense_as_convolution=True, sums_in_groups=False)
 _FLOATS = ("float32", "fp16")
 _INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
 
 RUNTIMES = {
     "litert": Runtime(
         "LiteRT", "litert", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite",
-        (*_FLOATS, *_INTEGERS), "litert", int4=("convolution", "dense", "embedding"), fixed_shapes=True,
+        (*_FLOATS, *_INTEGERS), "litert", int4=_LARGE_KINDS, int8=_LARGE_KINDS,
+        formulation=Formulation(most_taps=25), fixed_shapes=True,
     ),
     "onnx": Runtime(
         "ONNX", "onnx", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx",
-        (*_FLOATS, "int8-weights", "int4-weights", "auto"), "onnx_file", int4=("convolution", "dense", "embedding"),
-        weights_apart=True,
+        (*_FLOATS, "int8-weights", "int4-weights", "auto"), "onnx_file", int4=_LARGE_KINDS,
+        formulation=_CHANNELS_FIRST, weights_apart=True,
     ),
     "openvino": Runtime(
         "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml",
         (*_FLOATS, "int8-weights", "auto"), "openvino_file", ways=("float32", "default"),
+        formulation=_CHANNELS_FIRST,
     ),
     "web": Runtime(
         "Web browsers", "web", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", _FLOATS, "onnx_file",
-        ways=("", BROWSER), weights_apart=True,
+        ways=("", BROWSER), formulation=_CHANNELS_FIRST, weights_apart=True,
     ),
     "saved-model": Runtime(
         "A SavedModel", "tensorflow", (), ("tensorflow",), "", ("float32",), "saved_model"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ....keras_models.formulation import TENSORFLOW, Formulation, formulated
 from ....keras_models.layers.base import named_layers
 from .parts import Part
 from .registry import Arrays, Run
@@ -22,7 +23,7 @@ def signature_name(batch: int | None, batches: tuple[int, ...]) -> str:
     return SIGNATURE if len(batches) < 2 else f"batch_{batch}"
 
 
-def save(part: Part, batches: tuple[int, ...], folder: Path) -> None:
+def save(part: Part, batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW) -> None:
     """Writes a part with a signature for each batch. Every variable is stored once.
 
     `keras.Model.export` stores each twice: by its own name and as what the traced function holds.
@@ -31,16 +32,22 @@ def save(part: Part, batches: tuple[int, ...], folder: Path) -> None:
         part: a function, and what it takes and gives.
         batches: rows of each signature; empty for one of any number.
         folder: to be written.
+        formulation: what the runtime that will run it is fast at.
     """
     import tensorflow as tf
 
     module = tf.Module()
     module.weights = [variable.value for variable in part.variables]
-    signatures = {signature_name(batch, batches): _traced(part.function, part, batch) for batch in batches or (None,)}
+    with formulated(formulation):
+        signatures = {
+            signature_name(batch, batches): _traced(part.function, part, batch) for batch in batches or (None,)
+        }
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def save_without_weights(part: Part, batches: tuple[int, ...], folder: Path) -> None:
+def save_without_weights(
+    part: Part, batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW
+) -> None:
     """Writes a part whose signature takes the weights as inputs, `weight_0` and so on, and their values beside it.
 
     A converter that copies its graph many times then copies no weights.
@@ -49,6 +56,7 @@ def save_without_weights(part: Part, batches: tuple[int, ...], folder: Path) -> 
         part: a function, and what it takes and gives.
         batches: one, or empty for any number.
         folder: to be written.
+        formulation: what the runtime that will run it is fast at.
     """
     import keras
     import tensorflow as tf
@@ -61,7 +69,8 @@ def save_without_weights(part: Part, batches: tuple[int, ...], folder: Path) -> 
             return part.function(given)
 
     specs = {name: tf.TensorSpec(each.shape, each.dtype, name) for name, each in weights.items()}
-    traced = _traced(run, part, batches[0] if batches else None, specs)
+    with formulated(formulation):
+        traced = _traced(run, part, batches[0] if batches else None, specs)
     tf.saved_model.save(tf.Module(), str(folder), signatures={SIGNATURE: traced})
     np.savez(folder / WEIGHTS_FILE, **{name: keras.ops.convert_to_numpy(each) for name, each in weights.items()})
 

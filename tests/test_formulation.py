@@ -1,0 +1,169 @@
+"""What is exported computes the same in the operations that its runtime is fast at."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.deploy.jobs import write_part
+from mobileclip_keras.converters.deploy.request import make_request
+from mobileclip_keras.converters.deploy.runtimes.onnx_gelu import with_gelu
+from mobileclip_keras.converters.deploy.runtimes.parts import Part, parts_of
+from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES, open_tower
+from mobileclip_keras.keras_models import kernels
+from mobileclip_keras.keras_models.formulation import Formulation, formulated, parts_of_kernel
+from mobileclip_keras.keras_models.kernels import plain
+
+from .small import small_model
+
+pytestmark = [
+    pytest.mark.usefixtures("small_towers"),
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="every route goes through TensorFlow"),
+]
+
+RANDOM = np.random.default_rng(0)
+EXACT = 1e-12
+MOST_TAPS = 25
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.normal(size=shape)
+
+
+def difference(made: Any, expected: Any) -> float:
+    return float(np.abs(np.asarray(made) - np.asarray(expected)).max())
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((7, 7), [25, 14, 10]),
+        ((9, 9), [25, 18, 14, 14, 10]),
+        ((5, 7), [15, 14, 6]),
+        ((3, 3), [9]),
+        ((5, 5), [25]),
+        ((1, 31), [31]),
+    ],
+)
+def test_the_parts_of_a_kernel_are_the_kernel(shape: tuple[int, int], sizes: list[int]) -> None:
+    parts = parts_of_kernel(*shape, MOST_TAPS)
+    counted = np.zeros(shape, int)
+    for rows, columns, _ in parts:
+        counted[rows, columns] += 1
+    assert (counted == 1).all()
+    assert [counted[rows, columns].size for rows, columns, _ in parts] == sizes
+
+
+@pytest.mark.parametrize("kernel", [(7, 7), (9, 7), (3, 3)])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_depthwise_convolution_by_parts_is_the_same(kernel: tuple[int, int], multiplier: int, strides: int) -> None:
+    arrays = normal(2, 9, 12, 5), normal(*kernel, 5, multiplier), normal(5 * multiplier)
+    how = {"strides": strides, "padding": (kernel[0] // 2, kernel[1] // 2), "depthwise": True}
+    with formulated(Formulation(most_taps=MOST_TAPS)):
+        made = kernels.convolve(*arrays, **how)
+        without_bias = kernels.convolve(*arrays[:2], **how)
+    assert difference(made, plain.convolve(*arrays, **how)) < EXACT
+    assert difference(without_bias, plain.convolve(*arrays[:2], **how)) < EXACT
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [None, plain.gelu])
+def test_a_dense_layer_over_images_is_the_same_as_a_convolution(bias: bool, activation: Any) -> None:
+    given = normal(2, 3, 4, 8), normal(8, 6), normal(6) if bias else None, activation
+    with formulated(Formulation(dense_as_convolution=True)):
+        made = kernels.dense(*given)
+    assert difference(made, plain.dense(*given)) < EXACT
+
+
+def test_a_product_of_vectors_without_groups_is_the_same() -> None:
+    given = normal(3, 256), normal(256, 6)
+    with formulated(Formulation(sums_in_groups=False)):
+        made = kernels.dense_of_vectors(*given)
+    assert difference(made, given[0] @ given[1]) < EXACT
+
+
+def image_part() -> Part:
+    request = make_request("litert", ("image",))
+    return parts_of(small_model("small_mci", None, form="inference"), request, None)[0]
+
+
+def run_it(part: Part, runtime: str, path: Path) -> np.ndarray:
+    """The features of an image."""
+    given = {"image": np.random.default_rng(1).uniform(size=(1, *part.inputs["image"][0])).astype(np.float32)}
+    run = open_tower(runtime, path, 1, RUNTIMES[runtime].ways[0])
+    return run(given)["image_features"]
+
+
+def written(runtime: str, part: Part, folder: Path) -> Path:
+    request = make_request(runtime, ("image",), batch="1")
+    path = folder / f"image{request.how.suffix}"
+    write_part(part, request, path)
+    return path
+
+
+def test_litert_gets_no_large_depthwise_kernel(tmp_path: Path) -> None:
+    """Of those with a stride of 1. Each is as fast as the others only up to 25 numbers."""
+    part = image_part()
+    path = written("litert", part, tmp_path)
+    kernel_shapes = [
+        each.inputs[1].shape
+        for each in RUNTIMES["litert"].code.operations(path)
+        if each.kind == "DEPTHWISE_CONV_2D" and each.inputs[0].shape[1] == each.outputs[0].shape[1]
+    ]
+    sizes = Counter(shape[1] * shape[2] for shape in kernel_shapes)
+    assert max(sizes) <= MOST_TAPS and sizes[14] == sizes[10] > 0
+
+
+def test_onnx_gets_convolutions_and_gelu(tmp_path: Path) -> None:
+    part = image_part()
+    counted = Counter(each.kind for each in RUNTIMES["onnx"].code.operations(written("onnx", part, tmp_path)))
+    assert counted["Gelu"] > 0 and not counted["Erf"] and counted["Slice"] <= 2
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx", "openvino"])
+def test_every_runtime_gives_what_tensorflow_gives(runtime: str, tmp_path: Path) -> None:
+    part = image_part()
+    given = np.random.default_rng(1).uniform(size=(1, *part.inputs["image"][0])).astype(np.float32)
+    expected = part.function({"image": keras.ops.convert_to_tensor(given)})["image_features"]
+    assert difference(run_it(part, runtime, written(runtime, part, tmp_path)), expected) < 1e-6
+
+
+def erf_model(half: float = 0.5, root: float = 0.5**0.5, one: float = 1.0, shown: bool = False) -> Any:
+    """x times some number, times (some number + erf(x times some number)); with an inner tensor among its outputs."""
+    from onnx import TensorProto, checker, helper
+
+    def number(name: str, value: float) -> Any:
+        return helper.make_tensor(name, TensorProto.FLOAT, [1, 1], [value])
+
+    def tensor(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4])
+
+    nodes = [
+        helper.make_node("Mul", ["x", "root"], ["scaled"]),
+        helper.make_node("Erf", ["scaled"], ["erf"]),
+        helper.make_node("Add", ["one", "erf"], ["sum"]),
+        helper.make_node("Mul", ["half", "x"], ["halved"]),
+        helper.make_node("Mul", ["halved", "sum"], ["y"]),
+    ]
+    outputs = [tensor("y"), *([tensor("erf")] if shown else [])]
+    numbers = [number("half", half), number("root", root), number("one", one)]
+    graph = helper.make_graph(nodes, "gelu", [tensor("x")], outputs, numbers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    checker.check_model(model)
+    return model
+
+
+def test_gelu_is_told_by_its_numbers() -> None:
+    import onnx
+
+    made = with_gelu(erf_model())
+    onnx.checker.check_model(made)
+    assert [node.op_type for node in made.graph.node] == ["Gelu"]
+    for changes in ({"half": 0.4}, {"root": 0.7}, {"one": 0.9}, {"shown": True}):
+        other = with_gelu(erf_model(**changes))  # type: ignore[arg-type]
+        assert [node.op_type for node in other.graph.node].count("Erf") == 1, changes
+        assert other.opset_import[0].version == 18
