@@ -14,6 +14,7 @@ LAYERS = (
     "keras_models.errors",
     "keras_models.shown",
     "keras_models.types",
+    "keras_models.formulation",
     "keras_models.backend_choice",
     "keras_models.architectures",
     "keras_models.config_keys",
