@@ -105,7 +105,7 @@ def how_stored(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = ("i
         channels: the axes that count channels.
         allowed: the integers that may be told.
     """
-    for axes in (channels, ()):
+    for axes in ((), channels):  # one scale is the least to keep
         kind = smallest_type(array, axes, allowed)
         if kind in BITS:
             return kind, axes
