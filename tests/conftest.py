@@ -99,6 +99,37 @@ def small_towers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def small_bundles() -> Iterator[None]:
+    """In the tests of a file, the towers that are exported are small, and so are PyTorch's."""
+    from .bundle_support import small_everywhere
+
+    with small_everywhere():
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted folder of small towers that is verified. Not to be changed."""
+    from .bundle_support import write_small_folder
+
+    return write_small_folder(tmp_path_factory.mktemp("converted") / "small-keras")
+
+
+@pytest.fixture(scope="session")
+def litert_bundle(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bundle of it for LiteRT, of two batches. Not to be changed."""
+    from .bundle_support import export_small
+
+    return export_small(small_folder, "litert", tmp_path_factory.mktemp("bundles") / "litert", batch="1,4")
+
+
+@pytest.fixture
+def bundle_copy(litert_bundle: Any, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(litert_bundle.folder, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
 def verified_folder(small_towers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder in both forms that may be published, where `small_variant` makes its variant small. Not to be
     changed."""

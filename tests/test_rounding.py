@@ -60,14 +60,14 @@ def test_a_file_finds_what_scales_were_given() -> None:
     assert how_stored(to_half(HEAVY), (3,)) == ("float16", (3,)) and how_stored(HEAVY, (3,)) == ("float32", (3,))
 
 
-def test_a_table_of_narrow_rows_has_one_scale() -> None:
+def test_a_table_of_narrow_rows_has_one_scale_and_a_byte_for_each() -> None:
     def table(width: int) -> Weight:
         layer = keras.layers.Embedding(200, width, name="words")
         layer.build()
         return Weight("text_encoder/words/embeddings", "embedding", layer, layer.embeddings, None, described(layer)[2])
 
     assert (table(64).channels, table(512).channels) == ((), (0,))
-    assert option(table(64), "int8", {}).bytes == 200 * 64 + 4
+    assert option(table(64), "int8", {}).bytes == 200 * 64 + 200
     assert option(table(512), "int8", {}).bytes == 200 * 512 + 4 * 200
 
 

@@ -17,7 +17,7 @@ from ..conversion.progress import Progress, silent
 from ..hub.model_card import LICENSE_FILE
 from ..hub.terms import terms_of
 from .contents import golden
-from .contents.bundle import PROOF_FILE, describe, file_hashes, request_to_json, write_json
+from .contents.bundle import PROOF_FILE, describe, file_hashes, request_to_json, title_of, write_json
 from .contents.readme import README_FILE, render_readme
 from .contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
 from .contents.tokenizer_files import write_tokenizer
@@ -173,10 +173,10 @@ def _convert(
 
 def _metadata(found: Source, request: Request) -> dict[str, str]:
     """What each file says of itself."""
-    terms = terms_of(found.variant)
+    terms, title = terms_of(found.variant), title_of(found.variant, found.conversion)
     return {
-        "name": found.variant.title,
-        "description": f"A tower of {found.variant.title}, exported by mobileclip-keras; bundle.json says more.",
+        "name": title,
+        "description": f"A tower of {title}, exported by mobileclip-keras; bundle.json says more.",
         "variant": found.variant.name,
         "license": f"{terms.license}. {terms.notice}",
         "source_sha256": str(found.conversion["source"].get("sha256")),

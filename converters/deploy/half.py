@@ -1,6 +1,7 @@
 """Files with smaller weights in the place of float32's.
 
-Float16 is safe: layers whose numbers leave its range are found by running, and stay float32.
+Float16 is safe: layers whose numbers leave its range are found by running, and stay float32. So do weights that are
+beyond its range, or so small that it has few digits for them.
 """
 
 import math
@@ -31,9 +32,9 @@ def round_to_half(runtime: Runtime, path: Path, batches: list[Arrays]) -> dict[s
         For bundle.json: the largest activation (None where it is not finite) and the layers that stay float32.
     """
     found = runtime.code.largest_activations(path, batches)
-    kept = [name for name, largest in found.items() if not largest <= LARGEST]
+    kept = [name for name, largest in found.items() if not largest <= LARGEST] + runtime.code.unfit(path)
     with set_aside(path) as float32:
-        runtime.code.write_fp16(float32, path, kept)
+        kept = runtime.code.write_fp16(float32, path, list(dict.fromkeys(kept)))
     largest = max(found.values(), key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
     layers = list(dict.fromkeys(map(layer_of, kept)))
     return {"largest_activation": largest if math.isfinite(largest) else None, "kept_in_float32": layers}

@@ -258,11 +258,11 @@ def _changes(info: CardInfo) -> list[str]:
     changes.append(f"Added: {added[info.towers]}.")
     if info.fine_tuned is None:
         return [*changes, "Nothing was retrained, fine-tuned, pruned or quantised."]
-    return [_tuning(info.fine_tuned), *changes, "Nothing was pruned or quantised."]
+    return [tuning_words(info.fine_tuned), *changes, "Nothing was pruned or quantised."]
 
 
-def _tuning(record: dict[str, Any]) -> str:
-    """How weights were fine-tuned."""
+def tuning_words(record: dict[str, Any]) -> str:
+    """How weights were fine-tuned, and from what: a paragraph of Markdown."""
     before = record["from"]
     source = f", converted from `{_code(before['file'])}`" if before["file"] else ""
     again = ", which were fine-tuned before" if before["fine_tuned"] else ""

@@ -23,6 +23,7 @@ from ....keras_models.store.foreign.json_fields import (
 from ....keras_models.store.foreign.json_file import JsonError, read_json
 from ....keras_models.store.writing.own_files import sha256 as file_sha256
 from ...hub.model_card import LICENSE_FILE
+from ...hub.record_fields import FINE_TUNED
 from ...hub.terms import terms_of
 from ..quantize.recipes import RECIPES
 from ..request import LARGEST_BATCH, LARGEST_SIDE, TOWERS, DeployError, Request
@@ -80,7 +81,7 @@ def describe(
         "request": request_to_json(request),
         "model": {
             "variant": variant.name,
-            "title": variant.title,
+            "title": title_of(variant, conversion),
             "form": "inference",
             "embed_dim": made["embed_dim"],
             "weights_sha256": conversion["weights_sha256"],
@@ -99,6 +100,8 @@ def describe(
         "golden": f"{GOLDEN_FOLDER}/{GOLDEN_FILE}",
         "tools": request.how.versions(),
     }
+    if FINE_TUNED in conversion:
+        about["model"]["fine_tuned"] = conversion[FINE_TUNED]
     if made.get("float16"):
         about["float16"] = made["float16"]
     if certificate is not None:
@@ -108,6 +111,11 @@ def describe(
     if tokenizer is not None:
         about["texts"] = _texts(made, tokenizer)
     return about
+
+
+def title_of(variant: Variant, conversion: dict[str, Any]) -> str:
+    """The name of a model: that of its variant, and that it was fine-tuned."""
+    return f"{variant.title}, fine-tuned" if FINE_TUNED in conversion else variant.title
 
 
 def _images(request: Request, preprocessor: ImagePreprocessor, made: dict[str, Any]) -> dict[str, Any]:

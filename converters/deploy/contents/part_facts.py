@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..request import Request
-from ..runtimes.lint import lint
+from ..runtimes.lint import WHERE, lint
 from ..runtimes.parts import Part, Shape
 from ..runtimes.saved_model import SIGNATURE, signature_name
 
@@ -44,8 +44,10 @@ def part_facts(part: Part, request: Request, path: Path) -> dict[str, Any]:
         "inputs": {name: _tensor(name, shape, dtype) for name, (shape, dtype) in part.inputs.items()},
         "outputs": {name: _tensor(name, shape, dtype) for name, (shape, dtype) in part.outputs.items()},
     }
-    if request.runtime == "litert":
-        found["not_for_gpu_delegates"] = [finding.to_json() for finding in lint(request.how.code.operations(path))]
+    where = WHERE.get(request.runtime)
+    if where is not None:
+        operations = request.how.code.operations(path)
+        found[f"not_for_{where}"] = [finding.to_json() for finding in lint(operations, where)]
     return found
 
 

@@ -5,9 +5,11 @@ from string import Template
 from typing import Any
 
 from ....keras_models.registry import get_variant
+from ...hub.model_card import tuning_words
 from ...hub.terms import bundle_terms
 from ..proofs.proof import Check
 from ..quantize.recipes import WORDS
+from .readme_javascript import javascript_words
 
 README_FILE = "README.md"
 
@@ -145,10 +147,20 @@ def render_readme(about: dict[str, Any], checks: list[Check]) -> str:
         python=_python(about, runtime, towers),
         files="\n".join(files),
         checks="\n".join(rows),
+        tuned=_tuned(about),
         rounding=_rounding(about),
         others="\n".join(filter(None, snippets)),
         licence=bundle_terms(get_variant(about["model"]["variant"])),
     )
+
+
+def _tuned(about: dict[str, Any]) -> str:
+    """How the weights were fine-tuned, and from what; "" for those of the original."""
+    record = about["model"].get("fine_tuned")
+    if record is None:
+        return ""
+    warning = "So they are not those of the original: what it can do, they may do better or worse."
+    return f"{tuning_words(record)} {warning}\n\n"
 
 
 def _rounding(about: dict[str, Any]) -> str:
@@ -209,11 +221,16 @@ def _snippet(language: str, about: dict[str, Any]) -> str:
     if about["request"]["embed_outside"] or (about["request"]["batches"] or [1]) != [1]:
         return ""
     images = about["images"]
-    return Template(_asset(f"{language}.{runtime}.template")).substitute(
+    name, words = f"{language}.{runtime}", {}
+    if language == "javascript":
+        name, words = language, javascript_words(runtime)
+    return Template(_asset(f"{name}.template")).substitute(
+        words,
         size=images["image_size"],
         mean=", ".join(map(str, images["mean"])),
         std=", ".join(map(str, images["std"])),
         scale=about["scores"]["logit_scale"],
+        bias=about["scores"]["logit_bias"] or 0,
         width=about["model"]["embed_dim"],
         length=about["texts"]["context_length"],
     )

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from html.entities import name2codepoint
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,12 @@ import numpy as np
 
 from ....keras_models.inputs import clip_bpe
 from ....keras_models.inputs.tokenizer import Tokenizer
+from .cleaning_rules import NOT_SAID, cleaning_rules
 from .corpus import corpus
 
 FOLDER = "tokenizer"
 EXAMPLES = 20
 """How many of the texts that come out otherwise are listed."""
-
-_ENTITIES = {
-    **{name: chr(code) for name, code in name2codepoint.items() if name != "amp"},
-    **{"LT": "<", "GT": ">", "QUOT": '"', "COPY": "©", "REG": "®", "apos": "'", "#34": '"', "#39": "'", "#x27": "'"},
-}
-"""The HTML entities that captions have: the names of HTML 4. There are two thousand others, and any number."""
-_LIGATURES = {
-    "Ĳ": "IJ", "ĳ": "ij", "ŉ": "ʼn", "Ǳ": "DZ", "ǲ": "Dz", "ǳ": "dz", "Ǆ": "DŽ", "ǅ": "Dž", "ǆ": "dž", "Ǉ": "LJ",
-    "ǈ": "Lj", "ǉ": "lj", "Ǌ": "NJ", "ǋ": "Nj", "ǌ": "nj", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl",
-    "ﬅ": "ſt", "ﬆ": "st",
-}  # fmt: skip
-_TERMINAL = "\x1b\\[[0-9;]*[a-zA-Z]"
-_CONTROLS = "[\\x00-\\x08\\x0B\\x0E-\\x1F\\x7F\\x{206A}-\\x{206F}\\x{FEFF}\\x{FFF9}-\\x{FFFC}]"
-_SINGLE, _DOUBLE = "[\u02bc\u2018-\u201b]", "[\u201c-\u201f]"
 
 
 @dataclass(frozen=True)
@@ -42,7 +28,12 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         """As bundle.json has it."""
-        return {"texts": self.texts, "different": len(self.different), "examples": list(self.different[:EXAMPLES])}
+        return {
+            "texts": self.texts,
+            "different": len(self.different),
+            "examples": list(self.different[:EXAMPLES]),
+            "not_said_by_its_rules": list(NOT_SAID),
+        }
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> Difference:
@@ -74,32 +65,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> Difference:
 
 
 def cleaning_pipeline(context_length: int) -> Any:
-    """CLIP's tokenizer for the library `tokenizers`, which cleans as far as its normalisers can say it.
-
-    What they cannot say: mending of mojibake, and entities beyond the usual ones.
-    """
-    from tokenizers import Regex, normalizers
-
+    """CLIP's tokenizer for the library `tokenizers`, which cleans as far as rules can say it."""
     pipeline = clip_bpe.build_pipeline(context_length)
-    replace = normalizers.Replace
-    rules = [replace(Regex("&amp;?"), "&"), replace(Regex("&amp;?"), "&")]
-    rules += [replace(f"&{name};", text) for name, text in _ENTITIES.items()]
-    rules.append(replace(Regex(_TERMINAL), ""))
-    rules += [replace(ligature, letters) for ligature, letters in _LIGATURES.items()]
-    rules += [replace(wide, plain) for wide, plain in _widths().items()]
-    rules += [replace(Regex(_SINGLE), "'"), replace(Regex(_DOUBLE), '"'), replace(Regex(_CONTROLS), "")]
-    rules.append(replace(Regex("[\\x{85}\\x{2028}\\x{2029}]"), " "))
-    usual = [normalizers.NFC(), replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()]
-    pipeline.normalizer = normalizers.Sequence([*rules, *usual])
+    pipeline.normalizer = cleaning_rules()
     return pipeline
-
-
-def _widths() -> dict[str, str]:
-    """Characters of full and of half width, and what they stand for."""
-    import unicodedata
-
-    wide = {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (0x3000, *range(0xFF01, 0xFFF0))}
-    return {one: other for one, other in wide.items() if one != other}
 
 
 def compare(pipeline: Any, texts: list[str], ids: "np.ndarray") -> Difference:

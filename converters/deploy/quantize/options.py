@@ -9,6 +9,7 @@ from ..runtimes.registry import Runtime
 from .compensation import compensated
 from .means import Means, shift
 from .rounding import BITS, rounded, to_half
+from .row_scales import by_rows
 from .weights import KINDS, Weight
 
 Plan = Mapping[str, str]
@@ -25,11 +26,13 @@ class Option:
         kernel: its numbers, as float32.
         bias: the layer's bias, which takes back the shift of the means; None where it stays.
         bytes: that a file takes for it.
+        stored: of a table whose rows have factors, its numbers without them, and the factors; None for `kernel` itself.
     """
 
     kernel: np.ndarray
     bias: np.ndarray | None
     bytes: float
+    stored: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def option(weight: Weight, precision: str, means: Means) -> Option:
@@ -40,6 +43,9 @@ def option(weight: Weight, precision: str, means: Means) -> Option:
     if precision == "float16":
         return Option(to_half(value), None, 2 * value.size)
     bits = BITS[precision]
+    if weight.kind == "embedding" and not weight.channels:
+        table, factors = by_rows(value, bits)
+        return Option(table * factors, None, value.size * bits / 8 + len(value), (table, factors))
     kernel = _on_levels(weight, value, means, bits)
     groups = len(value) // (weight.group or len(value))
     scales = groups * int(np.prod([value.shape[axis] for axis in weight.channels]))

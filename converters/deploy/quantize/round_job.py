@@ -1,7 +1,7 @@
 """The job that decides what each weight becomes; TensorFlow computes, whatever runtime the files are for."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from ..request import Request
+from . import row_scales
 from .means import measuring
 from .options import Option, Plan, option, precisions, uniform_plan
 from .ranking import nearness
@@ -20,8 +21,8 @@ from .weights import Weight, weights_of
 
 ROWS = 8
 """Computed at once."""
-MARGIN = 0.2
-"""Of what the budget allows that the plan leaves to the runtime's own rounding."""
+MARGIN = 0.01
+"""Of what the budget allows that the plan leaves to the runtime's own rounding: float32's, on the same weights."""
 
 Options = dict[str, dict[str, Option]]
 
@@ -96,6 +97,8 @@ def changes(weights: list[Weight], options: Options, plan: Plan) -> dict[str, np
             continue
         chosen = options[weight.name][plan[weight.name]]
         found[weight.name] = chosen.kernel
+        if chosen.stored is not None:
+            found[weight.name], found[f"{weight.name}{row_scales.NAME}"] = chosen.stored
         if chosen.bias is not None:
             found[f"{weight.layer_name}/bias"] = chosen.bias
     return found
@@ -103,14 +106,20 @@ def changes(weights: list[Weight], options: Options, plan: Plan) -> dict[str, np
 
 @contextmanager
 def changed(weights: list[Weight], changes: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Within this context, variables have other values."""
+    """Within this context, variables have other values, and rows of tables the factors that are given for them."""
+    tables = [(weight.layer, changes.get(f"{weight.name}{row_scales.NAME}")) for weight in weights]
+    changes = {name: array for name, array in changes.items() if not name.endswith(row_scales.NAME)}
     variables = {weight.name: weight.variable for weight in weights}
     variables |= {f"{weight.layer_name}/bias": weight.bias for weight in weights if weight.bias is not None}
     before = {name: np.array(keras.ops.convert_to_numpy(variables[name])) for name in changes}
     try:
         for name, array in changes.items():
             variables[name].assign(array)
-        yield
+        with ExitStack() as stack:
+            for layer, factors in tables:
+                if factors is not None:
+                    stack.enter_context(row_scales.multiplied(layer, factors))
+            yield
     finally:
         for name, array in before.items():
             variables[name].assign(array)

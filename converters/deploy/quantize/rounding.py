@@ -5,6 +5,8 @@ import numpy as np
 BITS = {"int8": 8, "int4": 4}
 SMALLEST = 1024
 """Arrays with fewer numbers stay float32: their scales would take what their levels save."""
+HALF_ERROR = 2.0**-10
+"""Twice the largest relative error of a number that float16 has all its digits for."""
 _STEPS = 8
 """Of the search for the best clipping; it settles after five."""
 _ON_LEVEL = 1e-3
@@ -68,6 +70,15 @@ def to_half(array: np.ndarray) -> np.ndarray:
     return np.clip(array, limits.min, limits.max).astype(np.float16).astype(np.float32)
 
 
+def fits_half(array: np.ndarray) -> bool:
+    """Whether float16 holds an array with the relative error that it has for most numbers.
+
+    It does not where numbers are beyond its range, or most are so small that it has few digits for them.
+    """
+    wide = array.astype(np.float64)
+    return bool(np.linalg.norm(to_half(array) - wide) <= HALF_ERROR * np.linalg.norm(wide))
+
+
 def smallest_type(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = ("int4", "int8")) -> str:
     """The smallest of "int4", "int8", "float16" and "float32" that holds an array as it is.
 
@@ -94,7 +105,7 @@ def how_stored(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = ("i
         channels: the axes that count channels.
         allowed: the integers that may be told.
     """
-    for axes in (channels, ()):
+    for axes in ((), channels):  # one scale is the least to keep
         kind = smallest_type(array, axes, allowed)
         if kind in BITS:
             return kind, axes

@@ -16,7 +16,7 @@ from .rounding import SMALLEST, Axes
 
 KINDS = ("convolution", "depthwise", "dense", "embedding")
 NARROW = 128
-"""Numbers in a row of a table below which all rows have one scale. LiteRT keeps 12 bytes for each scale."""
+"""Numbers in a row of a table below which all rows have one scale, and factors beside it: `row_scales` says why."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weight:
         variable: its numbers.
         bias: what the layer adds to each channel; None for nothing.
         channels: the axes that count output channels; of a table, its rows, or nothing where a scale for each row
-            would take much of what its levels save.
+            would take much of what its levels save: then its rows have factors.
         group: how many inputs have a scale of their own for each channel, because the layer computes with as many of
             them at once, and a file holds as many together; None for all.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantize.rounding import Axes, how_stored
+from ..quantize.rounding import Axes, fits_half, how_stored
 from .operation import Operation
 from .registry import Arrays, Run
 from .saved_model import signature_name
@@ -25,13 +25,16 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     out.write_bytes(converter.convert())
 
 
-def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
+def write_fp16(float32: Path, out: Path, kept: list[str]) -> list[str]:
     """Rounds weights to float16, but for those of some layers.
 
     Args:
         float32: a file that `write` wrote.
         out: to be written.
         kept: names of the operations whose weights stay float32.
+
+    Returns:
+        The same names.
     """
     import re
 
@@ -50,9 +53,15 @@ def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
     )
     for name in kept:
         rounding.update_quantization_recipe(
-            regex=f"^{re.escape(name)}", operation_name=everything, algorithm_key=AlgorithmName.NO_QUANTIZE
+            regex=f"^{re.escape(name)};", operation_name=everything, algorithm_key=AlgorithmName.NO_QUANTIZE
         )
     out.write_bytes(rounding.quantize().quantized_model)
+    return kept
+
+
+def unfit(path: Path) -> list[str]:
+    """The names of operations with weights that float16 cannot hold."""
+    return [name for _, name, array, _ in _weights(path) if not fits_half(array)]
 
 
 _WEIGHTS = {
@@ -126,31 +135,37 @@ def _stored_as(dtype: str, axes: Axes, integers: bool) -> Any:
 
 def _storable(path: Path) -> Iterator[tuple[str, str, str, Axes]]:
     """Of each operation whose weights a smaller type holds: its kind, its name, the type, the axes of scales."""
+    known: dict[tuple[int, str], tuple[str, Axes]] = {}
+    for kind, name, array, buffer in _weights(path):
+        if (buffer, kind) not in known:
+            axis = _WEIGHTS[kind][1]
+            allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
+            known[buffer, kind] = how_stored(array, (axis % array.ndim,), allowed)
+        dtype, axes = known[buffer, kind]
+        if dtype != "float32" and not (kind in _NO_HALF and dtype == "float16"):
+            yield kind, name, dtype, axes
+
+
+def _weights(path: Path) -> Iterator[tuple[str, str, np.ndarray, int]]:
+    """Each operation with a weight: its kind, its name, the weight's numbers, and the number of its buffer."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(path))
     kinds = _names(schema.BuiltinOperator)
-    known: dict[tuple[int, str], tuple[str, Axes]] = {}
     for graph in model.subgraphs:
         for each in graph.operators:
             code = model.operatorCodes[each.opcodeIndex]
             kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
             if kind not in _WEIGHTS:
                 continue
-            place, axis = _WEIGHTS[kind]
-            tensor = graph.tensors[each.inputs[place]]
+            tensor = graph.tensors[each.inputs[_WEIGHTS[kind][0]]]
             data = model.buffers[tensor.buffer].data
             if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
                 continue  # no constant
-            if (tensor.buffer, kind) not in known:
-                array = np.frombuffer(bytes(data), np.float32).reshape(tuple(tensor.shape))
-                allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
-                known[tensor.buffer, kind] = how_stored(array, (axis % array.ndim,), allowed)
-            dtype, axes = known[tensor.buffer, kind]
-            if dtype != "float32" and not (kind in _NO_HALF and dtype == "float16"):
-                name = graph.tensors[each.outputs[0]].name
-                yield kind, name.decode() if isinstance(name, bytes) else name, dtype, axes
+            name = graph.tensors[each.outputs[0]].name
+            array = np.frombuffer(bytes(data), np.float32).reshape(tuple(tensor.shape))
+            yield kind, name.decode() if isinstance(name, bytes) else name, array, int(tensor.buffer)
 
 
 def describe(path: Path, about: dict[str, str]) -> None:

@@ -8,9 +8,13 @@ import numpy as np
 
 from ..quantize.rounding import BITS, Axes, how_stored, to_integers
 from .onnx_gelu import with_gelu
+from .onnx_half import unfit, write_fp16
+from .onnx_shapes import with_constant_shapes
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 from .saved_model import SIGNATURE, WEIGHT, WEIGHTS_FILE
+
+__all__ = ["unfit", "write_fp16"]  # a runtime's file has them
 
 OPSET = 18
 """The newest that tf2onnx writes."""
@@ -31,6 +35,8 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     model, _ = convert.from_graph_def(
         graph, name=out.stem, input_names=inputs, output_names=outputs, opset=OPSET, tensors_to_rename=names
     )
+    if not batches:
+        model = with_constant_shapes(model)
     with np.load(saved / WEIGHTS_FILE) as weights:
         _put_in(model, weights)
     for tensor in (*model.graph.input, *model.graph.output):  # a free batch has a name, not a number made up
@@ -82,22 +88,6 @@ def describe(path: Path, about: dict[str, str]) -> None:
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, about)
     onnx.save(model, str(path))
-
-
-def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
-    """Computes in float16, but for some operations. Inputs and outputs stay float32.
-
-    Args:
-        float32: a file that `write` wrote.
-        out: to be written.
-        kept: names of the operations that stay float32.
-    """
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = onnx.load(str(float32))
-    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept, disable_shape_infer=False)
-    onnx.save(half, str(out))
 
 
 _WEIGHTS = {"Conv": (1, 0), "MatMul": (1, -1), "Gemm": (1, -1), "Gather": (0, 0)}
@@ -238,7 +228,9 @@ def operations(path: Path) -> Iterator[Operation]:
         shape = tuple(dim.dim_value or -1 for dim in kind.shape.dim)
         tensors[info.name] = TensorInfo(index, shape, _dtype(kind.elem_type))
     for initializer in graph.initializer:
-        tensors[initializer.name] = TensorInfo(-1, tuple(initializer.dims), _dtype(initializer.data_type))
+        tensors[initializer.name] = TensorInfo(
+            -1, tuple(initializer.dims), _dtype(initializer.data_type), constant=True
+        )
     for node in graph.node:
         inputs, outputs = (
             tuple(tensors[name] for name in names if name in tensors) for names in (node.input, node.output)

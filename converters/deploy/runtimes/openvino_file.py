@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantize.rounding import BITS, SMALLEST, Axes, how_stored, to_integers
+from ..quantize.rounding import BITS, SMALLEST, Axes, fits_half, how_stored, to_integers
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 
@@ -22,19 +22,31 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     openvino.save_model(model, str(out), compress_to_fp16=False)
 
 
-def write_fp16(float32: Path, out: Path, kept: list[str]) -> None:
+def write_fp16(float32: Path, out: Path, kept: list[str]) -> list[str]:
     """Stores weights in float16, but for those of some operations. They are computed with in float32.
 
     Args:
         float32: a file that `write` wrote.
         out: to be written.
         kept: names of the operations whose weights stay float32.
+
+    Returns:
+        The same names.
     """
 
     def half(array: np.ndarray, axes: Axes, name: str) -> tuple[str, Axes]:
         return "float32" if array.size < SMALLEST or name in kept else "float16", axes
 
     _store(float32, out, half)
+    return kept
+
+
+def unfit(path: Path) -> list[str]:
+    """The names of operations with weights that float16 cannot hold."""
+    import openvino
+
+    model: Any = openvino.Core().read_model(str(path))
+    return [node.get_friendly_name() for node, _, array, _ in _weights(model) if not fits_half(array)]
 
 
 def write_rounded(float32: Path, out: Path, integers: bool) -> None:
@@ -56,18 +68,25 @@ def _store(float32: Path, out: Path, choose: Callable[[np.ndarray, Axes, str], t
     import openvino
 
     model: Any = openvino.Core().read_model(str(float32))
-    for node in model.get_ordered_ops():
-        place, axes = _weight_of(node)
-        constant = None if place is None else node.input_value(place).get_node()
-        if constant is None or constant.get_type_name() != "Constant":
-            continue
-        array = np.array(constant.data)
-        if array.dtype != np.float32 or not array.ndim:
-            continue
-        kind, axes = choose(array, tuple(axis % array.ndim for axis in axes), node.get_friendly_name())
+    for node, place, array, channels in _weights(model):
+        kind, axes = choose(array, channels, node.get_friendly_name())
         if kind != "float32":
             node.input(place).replace_source_output(_restored(array, axes, kind).output(0))
     openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def _weights(model: Any) -> Iterator[tuple[Any, int, np.ndarray, Axes]]:
+    """Each operation with a weight: itself, which input that is, its numbers, and the axes that count channels."""
+    for node in model.get_ordered_ops():
+        place, axes = _weight_of(node)
+        if place is None:
+            continue
+        constant = node.input_value(place).get_node()
+        if constant.get_type_name() != "Constant":
+            continue
+        array = np.array(constant.data)
+        if array.dtype == np.float32 and array.ndim:
+            yield node, place, array, tuple(axis % array.ndim for axis in axes)
 
 
 def _weight_of(node: Any) -> tuple[int | None, Axes]:

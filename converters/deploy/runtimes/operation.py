@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What an operation takes or gives: its number in the file, its shape (-1 where free) and its dtype."""
+    """What an operation takes or gives: its number in the file, its shape (-1 where free), its dtype, and whether the
+    file holds its numbers."""
 
     index: int
     shape: tuple[int, ...]
     dtype: str
     """In upper case: "FLOAT32", "INT64"."""
+    constant: bool = False
 
 
 @dataclass(frozen=True)

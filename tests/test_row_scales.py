@@ -1,0 +1,54 @@
+"""Tables of embeddings whose rows have factors: what they hold, how near they are, and how files keep them."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mobileclip_keras.converters.deploy.quantize.options import option
+from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
+from mobileclip_keras.converters.deploy.quantize.rounding import how_stored, rounded
+from mobileclip_keras.converters.deploy.quantize.row_scales import by_rows
+from mobileclip_keras.converters.deploy.quantize.weights import weights_of
+
+from .small import small_model
+from .support import TOKENS
+
+TABLE = np.random.default_rng(0).normal(0, 1, (2000, 16)).astype(np.float32)
+TABLE *= np.random.default_rng(1).uniform(0.05, 1, (2000, 1)).astype(np.float32)
+
+
+def test_a_row_has_the_levels_of_its_own_range() -> None:
+    table, factors = by_rows(TABLE, 8)
+    error, of_one = (np.linalg.norm(each - TABLE, axis=1) for each in (table * factors, rounded(TABLE, (), 8)))
+    assert np.median(error) < 0.3 * np.median(of_one)
+    assert (error / np.linalg.norm(TABLE, axis=1)).max() < 0.05
+    assert np.abs(table).max() == 1 and factors.min() > 0
+
+
+def test_both_are_stored_with_one_scale_each() -> None:
+    table, factors = by_rows(TABLE, 8)
+    assert how_stored(table, (0,)) == how_stored(factors, (0,)) == ("int8", ())
+    assert by_rows(np.zeros_like(TABLE), 8)[0].any() == np.False_
+
+
+@pytest.mark.usefixtures("small_towers")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="every route goes through TensorFlow")
+def test_a_tower_computes_with_both(tmp_path: Path) -> None:
+    """Within the context alone, and the same as with the product in the place of the table."""
+    model = small_model(None, "small_transformer", form="inference")
+    (weight,) = (each for each in weights_of(model) if each.kind == "embedding")
+    plan = {each.name: "float32" for each in weights_of(model)} | {weight.name: "int8"}
+    options = {weight.name: {"int8": option(weight, "int8", {})}}
+    assert options[weight.name]["int8"].bytes == 17 / 16 * weight.value().size
+
+    def features() -> np.ndarray:
+        return keras.ops.convert_to_numpy(model.text_encoder(TOKENS))
+
+    before, own = features(), weight.value()
+    with changed([weight], changes([weight], options, plan)):
+        rounded_features = features()
+    assert np.array_equal(features(), before) and np.array_equal(weight.value(), own)
+    weight.variable.assign(options[weight.name]["int8"].kernel)
+    assert np.abs(rounded_features - before).max() > 0 and np.abs(features() - rounded_features).max() < 1e-5
