@@ -57,7 +57,7 @@ def test_a_store_on_a_full_disk_keeps_whole_parts_and_goes_on(
     kept = len(rows_of(small_disk / "store"))
     assert 0 < kept < 1000 and kept % 100 == 0
     others = {path.name for path in (small_disk / "store").iterdir()} - {"store.json", ".lock"}
-    assert others == {path.name for path in Store.open(small_disk / "store").part_paths()}
+    assert others == {part.path.name for part in Store.open(small_disk / "store").parts()}
     shutil.copytree(small_disk / "store", tmp_path / "roomy")
     outcome = fill(tmp_path / "roomy", [str(tmp_path / "photos")], StubEmbedder())
     assert (outcome.there, outcome.new) == (kept, 1000 - kept) and rows_of(tmp_path / "roomy").keys() == set(data)
