@@ -66,7 +66,7 @@ def embed(
     from ...keras_models.tasks.embedding.store import Store, check_place, is_store
 
     if out.suffix in DATA_FILES:
-        raise OptionError(f"{out} must end in .npz or .parquet, or be a folder: a store has no ending.")
+        raise OptionError(f"{out} must end in .npz or .parquet, or be a folder: a store has no ending, or .lance.")
     if dtype not in (None, *DTYPES):
         raise OptionError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype}.")
     check_place(out)

@@ -4,6 +4,7 @@ Every part is one append, which Lance makes seen in one step. What a kill leaves
 data set names.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ class LanceLayout:
             dataset = lance.dataset(self.folder)
             check_schema(dataset.schema, self.width, self.dtype)
         except Exception as error:  # Lance raises ValueError, OSError and pyarrow's own
-            raise StoreError(f"The Lance data set in {self.folder} cannot be opened: {error}.") from error
+            raise StoreError(f"The Lance data set in {self.folder} cannot be opened: {_plain(error)}.") from error
         return dataset
 
     def _path(self, fragment: Any) -> Path:
@@ -149,4 +150,9 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # pyarrow's and Lance's
-        raise damaged(path, error) from error
+        raise damaged(path, ValueError(_plain(error))) from error
+
+
+def _plain(error: Exception) -> str:
+    """What an error says, without the lines of Lance's own program."""
+    return re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error)).strip()
