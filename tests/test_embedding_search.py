@@ -157,6 +157,11 @@ def test_an_index_is_used_beyond_the_limit_and_its_recall_reported(
     (matches,) = found.search(features[7], 1)
     assert matches[0].name == "i7" and matches[0].score == pytest.approx(1, abs=2e-3)
     place = next((tmp_path / "store" / "search").glob("*-graph"))
+    record = (place / "recall.json").read_text()
+    (place / "recall.json").write_text(record.replace('"vectors": 400', '"vectors": 399'))
+    with pytest.raises(StoreError, match="is damaged: it holds 400 vectors"):
+        Collection.open(tmp_path / "store")
+    (place / "recall.json").write_text(record)
     (place / "index.usearch").write_bytes(b"no index")
     with pytest.raises(StoreError, match="is damaged"):
         Collection.open(tmp_path / "store")

@@ -264,6 +264,47 @@ def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, mon
     assert seen == [4, 4, 2] and rows_of(tmp_path / place).keys() == set(files)
 
 
+def test_a_part_is_written_after_some_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SECONDS", -1.0)
+    pictures(tmp_path / "photos", 10)
+    run(tmp_path / "store", tmp_path / "photos")
+    assert sorted(part.rows for part in Store.open(tmp_path / "store").parts()) == [2, 4, 4]
+
+
+@both
+def test_vectors_of_another_width_are_refused(place: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / place, tmp_path / "photos")
+    other = StubEmbedder()
+    other.width = 4
+    with pytest.raises(StoreError, match="holds vectors of 8 numbers, not 4"):
+        run(tmp_path / place, tmp_path / "photos", embedder=other)
+
+
+def test_parts_with_other_vectors_or_without_are_damage(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / "store", tmp_path / "photos")
+    (part,) = [each.path for each in Store.open(tmp_path / "store").parts()]
+    table = pq.read_table(part)
+    for kind, message in (
+        (pa.list_(pa.float32(), 4), "its vectors are"),
+        (pa.list_(pa.float32(), 8), "without vectors"),
+    ):
+        nothing = pa.array([None] * len(table), kind)
+        pq.write_table(table.set_column(3, "features", nothing), part)
+        with pytest.raises(StoreError, match=message):
+            rows_of(tmp_path / "store")
+
+
+@both
+def test_a_version_that_knows_no_lance_refuses_it(place: str, tmp_path: Path) -> None:
+    """Instead of finding no parts."""
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / place, tmp_path / "photos")
+    record = json.loads((tmp_path / place / "store.json").read_text())
+    assert record["format"] == (2 if place.endswith(".lance") else 1)
+
+
 @both
 def test_rows_that_are_there_twice_are_removed(place: str, tmp_path: Path) -> None:
     files = pictures(tmp_path / "photos", 6)
@@ -274,6 +315,7 @@ def test_rows_that_are_there_twice_are_removed(place: str, tmp_path: Path) -> No
     store.layout.write(extra)
     run(tmp_path / place, tmp_path / "photos")
     found = rows_of(tmp_path / place)
+    assert len(list(store.ids())) == 7
     assert len(found) == 7 and "new" in found and len({"a", files[0]} & found.keys()) == 1
 
 

@@ -20,6 +20,7 @@ from mobileclip_keras.keras_models.store.writing.output_errors import OutputErro
 from mobileclip_keras.keras_models.tasks.embedding import filling, lance_layout
 from mobileclip_keras.keras_models.tasks.embedding.errors import StoreError
 from mobileclip_keras.keras_models.tasks.embedding.filling import Outcome, fill
+from mobileclip_keras.keras_models.tasks.embedding.parts import Rows
 from mobileclip_keras.keras_models.tasks.embedding.searching import Collection
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
 from tests.embedding_support import FINGERPRINT, WIDTH, StubEmbedder, pictures, rows_of
@@ -69,7 +70,7 @@ def test_what_a_user_of_lance_does_to_it_is_understood(store: Path, tmp_path: Pa
     assert {name: row.tobytes() for name, row in after.items()} == {name: row.tobytes() for name, row in before.items()}
     assert Collection.open(store).search(before[found[0].name], 1) == [found]
     lance.dataset(store).delete(f"name = '{found[0].name}'")
-    assert Collection.open(store).vector(found[0].name) is None
+    assert Collection.open(store).vector(found[0].name) is None and len(Collection.open(store)) == 19
     assert run(store, tmp_path).new == 1 and rows_of(store).keys() == before.keys()
     assert lance.dataset(store, version="mine").count_rows() == 20
 
@@ -92,6 +93,27 @@ def test_a_damaged_part_is_moved_away_and_its_rows_embedded_again(store: Path, t
     assert {name: row.tobytes() for name, row in rows_of(store).items()} == {
         name: row.tobytes() for name, row in before.items()
     }
+
+
+def test_many_rows_that_are_there_twice_are_removed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance_layout, "AT_ONCE", 3)
+    opened = Store.open(store)
+    ids = list(opened.ids())
+    opened.layout.write(
+        Rows([*ids[:8], b"n" * 16], ["image"] * 9, [f"again {number}" for number in range(9)], np.eye(9, 8))
+    )
+    run(store, tmp_path)
+    assert sorted(Store.open(store).ids()) == sorted([*ids, b"n" * 16])
+
+
+def test_a_pipe_in_a_data_set_is_not_read(store: Path) -> None:
+    part = Store.open(store).parts()[0].path
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(StoreError, match="is not a regular file"):
+        Collection.open(store)
 
 
 def test_a_data_set_that_cannot_be_opened_is_named(store: Path, tmp_path: Path) -> None:
@@ -138,8 +160,9 @@ def test_a_part_that_cannot_be_written_leaves_nothing_to_be_seen(
         monkeypatch.context() as patch,
         pytest.raises(OutputError, match=r"store.lance could not be written: no space"),
     ):
-        patch.setattr(lance, "write_dataset", full)
+        patch.setattr(lance.LanceDataset, "commit", full)
         run(store, tmp_path)
+    assert {path.name for path in (store / "data").iterdir()} == {part.path.name for part in Store.open(store).parts()}
     assert run(store, tmp_path).new == 3
 
 

@@ -97,13 +97,22 @@ class LanceLayout:
             self._remove_abandoned()
 
     def write(self, rows: Rows) -> None:
+        lance = package()
         with output_errors(self.folder):
-            package().write_dataset(table_of(rows, self.dtype), self.folder, mode="append")
+            made = lance.fragment.write_fragments(table_of(rows, self.dtype), self.folder, mode="append")
+            try:
+                operation = lance.LanceOperation.Append(made)
+                lance.LanceDataset.commit(self.folder, operation, read_version=self._opened().version)
+            except BaseException:
+                named = self._named()  # by now it may be seen, all the same
+                for path in {self._path(each) for each in made} - named:
+                    path.unlink(missing_ok=True)
+                raise
 
     def parts(self) -> list[Part]:
         if not self._is_there():  # killed before its first part
             return []
-        return [LancePart(self._path(each), each) for each in self._opened().get_fragments()]
+        return [LancePart(self._path(each.metadata), each) for each in self._opened().get_fragments()]
 
     def keep(self, part: Part, wanted: "NDArray[np.bool_]") -> None:
         assert isinstance(part, LancePart)
@@ -125,24 +134,28 @@ class LanceLayout:
             raise StoreError(f"The Lance data set in {self.folder} cannot be opened: {_plain(error)}.") from error
         return dataset
 
-    def _path(self, fragment: Any) -> Path:
-        return self.folder / DATA / fragment.data_files()[0].path
+    def _path(self, metadata: Any) -> Path:
+        """The file of a fragment."""
+        return self.folder / DATA / metadata.files[0].path
+
+    def _named(self) -> set[Path]:
+        """The files of the data set as it is now."""
+        return {self._path(each.metadata) for each in self._opened().get_fragments()}
 
     def _forget_what_is_gone(self) -> None:
         """Takes parts out of the data set whose files somebody moved away, because they were damaged."""
         lance, dataset = package(), self._opened()
-        gone = [each.fragment_id for each in dataset.get_fragments() if not self._path(each).exists()]
+        gone = [each.fragment_id for each in dataset.get_fragments() if not self._path(each.metadata).exists()]
         if gone:
             operation = lance.LanceOperation.Delete([], gone, "true")
             lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
 
     def _remove_abandoned(self) -> None:
-        dataset = self._opened()
-        named = {self._path(each) for each in dataset.get_fragments()}
+        named = self._named()
         others = [path for path in (self.folder / DATA).glob("*") if path not in named]
         youngest = max((path.stat().st_mtime for path in others), default=0.0)
         if others and time.time() - youngest > ABANDONED:
-            dataset.cleanup_old_versions(KEPT, delete_unverified=True, error_if_tagged_old_versions=False)
+            self._opened().cleanup_old_versions(KEPT, delete_unverified=True, error_if_tagged_old_versions=False)
 
 
 @contextmanager
