@@ -22,14 +22,15 @@ from tests.killed_embedding import main as kill
 def main(
     kills: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    store: Annotated[str, typer.Option(help="The stores' name; with the ending .lance, they are of Lance.")] = "store",
     results: Annotated[Path | None, JSON] = None,
 ) -> None:
     """Kills runs of `embed`."""
     with tempfile.TemporaryDirectory() as scratch:
-        counts = kill(Path(scratch), kills, seed)
+        counts = kill(Path(scratch), kills, seed, store)
     Console().print(counts)
     if results is not None:
-        keep(results, {"embed into a store": counts})
+        keep(results, {f"embed into {store}": counts})
     sys.exit(any(count for name, count in counts.items() if name not in ("kills", "stores", "runs")))
 
 

@@ -15,6 +15,8 @@ from mobileclip_keras.keras_models.tasks.embedding.parts import vectors_of
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
 
 WIDTH = 8
+STORES = ("store", "store.lance")
+"""Names of stores, one of each layout."""
 FINGERPRINT = Fingerprint("1" * 64, "2" * 64, "8 px", "77 ids", "float32", "23 bits", "0.1.0")
 
 

@@ -1,7 +1,7 @@
-"""A run of `embed` that is killed at random moments and begun again: `python tests/killed_embedding.py FOLDER KILLS`.
+"""A run of `embed` that is killed at random moments and begun again: `killed_embedding.py FOLDER KILLS [STORE]`.
 
-A program of its own, without Keras, as it forks for each run. After every kill, each row is there once and right, and
-in the end nothing is missing. Prints what it saw as JSON.
+A program of its own, without Keras, as it forks for each run. With a STORE that ends in `.lance`, all are of Lance.
+After every kill, each row is there once and right, and in the end nothing is missing. Prints what it saw as JSON.
 """
 
 import json
@@ -10,6 +10,8 @@ import random
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mobileclip_keras.keras_models.tasks.embedding import filling
+from mobileclip_keras.keras_models.tasks.embedding import filling, lance_layout
 from mobileclip_keras.keras_models.tasks.embedding.store import Store, is_store
 from tests.embedding_support import StubEmbedder, picture, pictures, rows_of, shard
 
@@ -52,6 +54,8 @@ def killed(store: Path, data: list[str], after: float) -> bool:
         try:
             filling.fill(store, data, Slow())  # type: ignore[arg-type]
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     until, status = time.monotonic() + after, None
@@ -68,26 +72,19 @@ def killed(store: Path, data: list[str], after: float) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def main(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+def main(folder: Path, kills: int, seed: int = 0, name: str = "store") -> dict[str, Any]:
     """Kills runs until there were as many kills, over as many stores as that takes."""
     random.seed(seed)
-    filling.ROWS = 8
+    filling.ROWS, lance_layout.ABANDONED = 8, 0.0
+    if name.endswith(".lance"):
+        lance_layout.package()  # importing it takes longer than a run; only children use it, as it cannot be forked
     data, right, broken = make(folder)
-    counts = {
-        "kills": 0,
-        "stores": 0,
-        "runs": 0,
-        "wrong": 0,
-        "twice": 0,
-        "missing": 0,
-        "left beside": 0,
-        "lists wrong": 0,
-    }
+    counts = dict.fromkeys(("kills", "stores", "runs", *CHECKS), 0)
     before = time.monotonic()
-    killed(folder / "first", data, 600)
+    killed(folder / f"first {name}", data, 600)
     usual = time.monotonic() - before
     while counts["kills"] < kills:
-        store = folder / f"store{counts['stores']}"
+        store = folder / f"{counts['stores']} {name}"
         counts["stores"] += 1
         for _ in range(12):  # so that some stores are killed often, and the last run goes to its end
             if counts["kills"] == kills:
@@ -97,28 +94,64 @@ def main(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
                 usual = (usual + time.monotonic() - before) / 2
             counts["kills"] += was_killed
             counts["runs"] += 1
-            check(store, right, counts)
+            add(counts, in_child(lambda store=store: check(store, right)))
         print(json.dumps(counts), file=sys.stderr)
-        filling.fill(store, data, StubEmbedder())  # type: ignore[arg-type]
-        check(store, right, counts)
-        counts["missing"] += len(right.keys() - rows_of(store).keys())
-        counts["lists wrong"] += len(Store.open(store).unreadable()) != broken
-        allowed = {"store.json", ".lock", "unreadable.jsonl"}
-        names = {path.name for path in store.iterdir() if not path.name.startswith("part-")}
-        counts["left beside"] += names != allowed
+        add(counts, in_child(lambda store=store: at_the_end(store, data, right, broken)))
     return counts
 
 
-def check(store: Path, right: dict[str, np.ndarray], counts: dict[str, int]) -> None:
+CHECKS = ("wrong", "twice", "missing", "left beside", "lists wrong")
+
+
+def add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] += count
+
+
+def in_child(look: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """What a function finds, called in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, json.dumps(look()).encode())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with open(reading) as pipe:
+        found = pipe.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the check failed by itself")
+    return json.loads(found)
+
+
+def check(store: Path, right: dict[str, np.ndarray]) -> dict[str, int]:
+    """What is wrong with the rows that are there."""
     if not is_store(store):
-        return
+        return {}
     try:
         found = rows_of(store)
     except AssertionError:
-        counts["twice"] += 1
-        return
-    counts["wrong"] += sum(name not in right or not np.array_equal(row, right[name]) for name, row in found.items())
+        return {"twice": 1}
+    return {"wrong": sum(name not in right or not np.array_equal(row, right[name]) for name, row in found.items())}
+
+
+def at_the_end(store: Path, data: list[str], right: dict[str, np.ndarray], broken: int) -> dict[str, int]:
+    """What is wrong once a run went to its end."""
+    filling.fill(store, data, StubEmbedder())  # type: ignore[arg-type]
+    parts = Store.open(store).parts()
+    beside = {path.name for path in store.iterdir()} - {"store.json", ".lock", "unreadable.jsonl"}
+    if store.suffix == ".lance":
+        beside -= {"_versions", "_transactions", "data"}
+        beside |= {path.name for path in (store / "data").iterdir()}
+    return {
+        **check(store, right),
+        "missing": len(right.keys() - rows_of(store).keys()),
+        "lists wrong": len(Store.open(store).unreadable()) != broken,
+        "left beside": beside != {part.path.name for part in parts},
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), 0, *sys.argv[3:])))

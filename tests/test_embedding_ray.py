@@ -102,8 +102,9 @@ def assert_same(one: Path, other: Path) -> None:
     assert reasons(one) == reasons(other)
 
 
+@pytest.mark.parametrize("place", ["cluster", "cluster.lance"])
 def test_a_cluster_gives_the_bits_of_one_machine_though_a_worker_dies(
-    cluster: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, cluster: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = collection(tmp_path)
     alone = fill(tmp_path / "alone", data, Embedder.from_pretrained(folder, batch_size=8))
@@ -120,17 +121,17 @@ def test_a_cluster_gives_the_bits_of_one_machine_though_a_worker_dies(
             return super().__call__(batch)
 
     monkeypatch.setattr(filling, "ItemEmbedder", Dies)
-    found = filling.fill_on_ray(tmp_path / "cluster", data, folder, workers=2, batch_size=8)
+    found = filling.fill_on_ray(tmp_path / place, data, folder, workers=2, batch_size=8)
     assert os.path.exists(flag), "no worker was killed"
     assert (found.new, found.unreadable) == (alone.new, alone.unreadable) == (192, 3)
-    assert_same(tmp_path / "alone", tmp_path / "cluster")
+    assert_same(tmp_path / "alone", tmp_path / place)
 
     pictures(tmp_path / "photos", 3, first=150)
-    more = filling.fill_on_ray(tmp_path / "cluster", data, folder, workers=1, batch_size=8)
-    again = filling.fill_on_ray(tmp_path / "cluster", data, folder, workers=2, batch_size=8)
+    more = filling.fill_on_ray(tmp_path / place, data, folder, workers=1, batch_size=8)
+    again = filling.fill_on_ray(tmp_path / place, data, folder, workers=2, batch_size=8)
     assert (more.new, more.there, again.new, again.there) == (3, 192, 0, 195)
     fill(tmp_path / "alone", data, Embedder.from_pretrained(folder, batch_size=8))
-    assert_same(tmp_path / "alone", tmp_path / "cluster")
+    assert_same(tmp_path / "alone", tmp_path / place)
 
 
 def test_one_machine_goes_on_where_a_cluster_was_stopped_and_the_other_way_round(

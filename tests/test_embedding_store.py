@@ -19,9 +19,12 @@ from mobileclip_keras.keras_models.tasks.embedding import filling
 from mobileclip_keras.keras_models.tasks.embedding.errors import DataError, FingerprintError, StoreError
 from mobileclip_keras.keras_models.tasks.embedding.filling import Outcome, fill
 from mobileclip_keras.keras_models.tasks.embedding.ledger import Ledger
-from mobileclip_keras.keras_models.tasks.embedding.parts import Rows, write_part
+from mobileclip_keras.keras_models.tasks.embedding.parts import Rows
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
-from tests.embedding_support import FINGERPRINT, WIDTH, StubEmbedder, picture, pictures, rows_of, shard
+from tests.embedding_support import FINGERPRINT, STORES, WIDTH, StubEmbedder, picture, pictures, rows_of, shard
+
+both = pytest.mark.parametrize("place", STORES)
+"""Runs a test for both layouts of a store."""
 
 
 def run(store: Path, *data: str | Path, embedder: StubEmbedder | None = None, **options: object) -> Outcome:
@@ -33,7 +36,8 @@ def expected(content: str | bytes) -> np.ndarray:
     return stub.pixels(np.stack([stub.prepare(content)]))[0]
 
 
-def test_every_kind_of_data_is_embedded_once(tmp_path: Path) -> None:
+@both
+def test_every_kind_of_data_is_embedded_once(place: str, tmp_path: Path) -> None:
     files = pictures(tmp_path / "photos", 9)
     tar = shard(tmp_path / "0.tar", {"a.jpg": picture(20), "a.cls": b"3", "b.png": picture(21), "._b.png": b""})
     bytes_ = tmp_path / "bytes.parquet"
@@ -49,17 +53,17 @@ def test_every_kind_of_data_is_embedded_once(tmp_path: Path) -> None:
 
     stub = StubEmbedder()
     data = [tmp_path / "photos", tar, bytes_, paths, hugging]
-    first = run(tmp_path / "store", *data, embedder=stub)
+    first = run(tmp_path / place, *data, embedder=stub)
     assert (first.new, first.there, first.unreadable) == (15, 1, 0)  # one of the files stands in paths.parquet too
     assert stub.batches == [4, 4, 4, 3]
-    found = rows_of(tmp_path / "store")
+    found = rows_of(tmp_path / place)
     more = {f"{tar}#a.jpg": 20, f"{tar}#b.png": 21, f"{bytes_}#0": 30, f"{bytes_}#1": 31, f"{hugging}#0": 50}
     wanted = {path: number for number, path in enumerate(files)} | more | {str(tmp_path / "more.png"): 40}
     assert found.keys() == wanted.keys()
     for name, seed in wanted.items():
         np.testing.assert_array_equal(found[name], expected(picture(seed)))
 
-    again = run(tmp_path / "store", *data)
+    again = run(tmp_path / place, *data)
     assert (again.new, again.there) == (0, 16)
     with_texts = run(tmp_path / "texts", texts, *data[:1])
     kinds = [batch.to_pydict() for part in Store.open(tmp_path / "texts").parts() for batch in part.columns("kind")]
@@ -121,10 +125,11 @@ def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
     assert len(Store.open(tmp_path / "store").unreadable()) == len(listed) - 1, "what was not looked at stays listed"
 
 
-def test_another_fingerprint_is_refused_and_named(tmp_path: Path) -> None:
+@both
+def test_another_fingerprint_is_refused_and_named(place: str, tmp_path: Path) -> None:
     pictures(tmp_path / "photos", 2)
-    run(tmp_path / "store", tmp_path / "photos")
-    before = rows_of(tmp_path / "store")
+    run(tmp_path / place, tmp_path / "photos")
+    before = rows_of(tmp_path / place)
     for change, words in {
         "image_weights": "the weights of the image tower (111111111111… there, 999999999999… here)",
         "preprocessing": "the preprocessing of images (8 px there, ",
@@ -132,19 +137,20 @@ def test_another_fingerprint_is_refused_and_named(tmp_path: Path) -> None:
     }.items():
         other = StubEmbedder(fingerprint=replace(FINGERPRINT, **{change: "9" * 64}))
         with pytest.raises(FingerprintError) as refused:
-            run(tmp_path / "store", tmp_path / "photos", embedder=other)
+            run(tmp_path / place, tmp_path / "photos", embedder=other)
         assert words in str(refused.value) and str(refused.value).count(" there, ") == 1
     one_tower = replace(FINGERPRINT, text_weights="", tokenizer="")
-    assert run(tmp_path / "store", tmp_path / "photos", embedder=StubEmbedder(fingerprint=one_tower)).there == 2
-    assert rows_of(tmp_path / "store").keys() == before.keys()
+    assert run(tmp_path / place, tmp_path / "photos", embedder=StubEmbedder(fingerprint=one_tower)).there == 2
+    assert rows_of(tmp_path / place).keys() == before.keys()
 
 
-def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+@both
+def test_one_process_writes_at_a_time(place: str, tmp_path: Path) -> None:
     pictures(tmp_path / "photos", 2)
-    run(tmp_path / "store", tmp_path / "photos")
-    with FileLock(tmp_path / "store" / ".lock"), pytest.raises(StoreError, match="Another process writes to"):
-        run(tmp_path / "store", tmp_path / "photos")
-    assert run(tmp_path / "store", tmp_path / "photos").there == 2
+    run(tmp_path / place, tmp_path / "photos")
+    with FileLock(tmp_path / place / ".lock"), pytest.raises(StoreError, match="Another process writes to"):
+        run(tmp_path / place, tmp_path / "photos")
+    assert run(tmp_path / place, tmp_path / "photos").there == 2
 
 
 def test_places_that_are_no_stores_are_left_alone(tmp_path: Path) -> None:
@@ -166,7 +172,7 @@ def test_places_that_are_no_stores_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds float16, not float32"):
         run(tmp_path / "store", tmp_path / "photos", dtype="float32")
     record = tmp_path / "store" / "store.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 2, "embed_dim": "8"}))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 3, "embed_dim": "8"}))
     with pytest.raises(StoreError, match=r"format must be.*embed_dim must be"):
         Store.open(tmp_path / "store")
 
@@ -190,7 +196,7 @@ def test_what_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) 
 def test_a_damaged_part_is_named_and_its_rows_embedded_again(tmp_path: Path) -> None:
     pictures(tmp_path / "photos", 6)
     run(tmp_path / "store", tmp_path / "photos")
-    (part,) = Store.open(tmp_path / "store").part_paths()
+    (part,) = [each.path for each in Store.open(tmp_path / "store").parts()]
     whole = part.read_bytes()
     part.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StoreError, match=f"{part.name} is damaged"):
@@ -201,6 +207,27 @@ def test_a_damaged_part_is_named_and_its_rows_embedded_again(tmp_path: Path) -> 
     pq.write_table(pa.table({"id": [1]}), tmp_path / "store" / "part-of-somebody.parquet")
     with pytest.raises(StoreError, match="its columns are id"):
         run(tmp_path / "store", tmp_path / "photos")
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 6)
+    run(tmp_path / "store", tmp_path / "photos")
+    (part,) = [each.path for each in Store.open(tmp_path / "store").parts()]
+    whole = part.read_bytes()
+    vector = next(iter(rows_of(tmp_path / "store").values())).tobytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(vector) + 5] ^= 1
+    part.write_bytes(flipped)
+    with pytest.raises(StoreError, match=f"{part.name} is damaged"):
+        rows_of(tmp_path / "store")
+
+
+def test_a_store_of_a_version_that_wrote_no_checksums_is_read(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 6)
+    run(tmp_path / "store", tmp_path / "photos")
+    (part,) = [each.path for each in Store.open(tmp_path / "store").parts()]
+    pq.write_table(pq.read_table(part), part)
+    assert run(tmp_path / "store", tmp_path / "photos").there == 6 and rows_of(tmp_path / "store").keys() == set(files)
 
 
 def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +245,8 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     assert run(tmp_path / "store", tmp_path / "photos").new == 2
 
 
-def test_parts_are_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "ROWS", 8)
     files = pictures(tmp_path / "photos", 30)
 
@@ -229,22 +257,65 @@ def test_parts_are_written_while_the_run_goes_on(tmp_path: Path, monkeypatch: py
             return super().pixels(batch)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "store", tmp_path / "photos", embedder=Stops())
-    assert len(rows_of(tmp_path / "store")) == 20 and len(Store.open(tmp_path / "store").part_paths()) == 3
+        run(tmp_path / place, tmp_path / "photos", embedder=Stops())
+    assert sorted(part.rows for part in Store.open(tmp_path / place).parts()) == [4, 8, 8]
     seen: list[int] = []
-    run(tmp_path / "store", tmp_path / "photos", progress=lambda count, rate: seen.append(count))
-    assert seen == [4, 4, 2] and rows_of(tmp_path / "store").keys() == set(files)
+    run(tmp_path / place, tmp_path / "photos", progress=lambda count, rate: seen.append(count))
+    assert seen == [4, 4, 2] and rows_of(tmp_path / place).keys() == set(files)
 
 
-def test_rows_that_are_there_twice_are_removed(tmp_path: Path) -> None:
-    files = pictures(tmp_path / "photos", 6)
+def test_a_part_is_written_after_some_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SECONDS", -1.0)
+    pictures(tmp_path / "photos", 10)
     run(tmp_path / "store", tmp_path / "photos")
-    store = Store.open(tmp_path / "store")
+    assert sorted(part.rows for part in Store.open(tmp_path / "store").parts()) == [2, 4, 4]
+
+
+@both
+def test_vectors_of_another_width_are_refused(place: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / place, tmp_path / "photos")
+    other = StubEmbedder()
+    other.width = 4
+    with pytest.raises(StoreError, match="holds vectors of 8 numbers, not 4"):
+        run(tmp_path / place, tmp_path / "photos", embedder=other)
+
+
+def test_parts_with_other_vectors_or_without_are_damage(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / "store", tmp_path / "photos")
+    (part,) = [each.path for each in Store.open(tmp_path / "store").parts()]
+    table = pq.read_table(part)
+    for kind, message in (
+        (pa.list_(pa.float32(), 4), "its vectors are"),
+        (pa.list_(pa.float32(), 8), "without vectors"),
+    ):
+        nothing = pa.array([None] * len(table), kind)
+        pq.write_table(table.set_column(3, "features", nothing), part)
+        with pytest.raises(StoreError, match=message):
+            rows_of(tmp_path / "store")
+
+
+@both
+def test_a_version_that_knows_no_lance_refuses_it(place: str, tmp_path: Path) -> None:
+    """Instead of finding no parts."""
+    pictures(tmp_path / "photos", 2)
+    run(tmp_path / place, tmp_path / "photos")
+    record = json.loads((tmp_path / place / "store.json").read_text())
+    assert record["format"] == (2 if place.endswith(".lance") else 1)
+
+
+@both
+def test_rows_that_are_there_twice_are_removed(place: str, tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 6)
+    run(tmp_path / place, tmp_path / "photos")
+    store = Store.open(tmp_path / place)
     ids = list(store.ids())
     extra = Rows([ids[0], ids[3], b"x" * 16], ["image"] * 3, ["a", "b", "new"], np.eye(3, WIDTH))
-    write_part(store.folder, extra, store.dtype)
-    run(tmp_path / "store", tmp_path / "photos")
-    found = rows_of(tmp_path / "store")
+    store.layout.write(extra)
+    run(tmp_path / place, tmp_path / "photos")
+    found = rows_of(tmp_path / place)
+    assert len(list(store.ids())) == 7
     assert len(found) == 7 and "new" in found and len({"a", files[0]} & found.keys()) == 1
 
 
@@ -264,9 +335,10 @@ def test_the_ledger_takes_no_memory_of_its_own() -> None:
     assert ledger.add(b"a") and not ledger.add(b"a") and b"a" in ledger and b"b" not in ledger
 
 
-def test_killed_runs_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+@both
+def test_killed_runs_lose_nothing_and_do_nothing_twice(place: str, tmp_path: Path) -> None:
     program = Path(__file__).with_name("killed_embedding.py")
-    ran = subprocess.run([sys.executable, program, tmp_path, "6"], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, program, tmp_path, "6", place], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     counts = json.loads(ran.stdout)
     assert counts.pop("kills") == 6

@@ -17,7 +17,7 @@ from mobileclip_keras.verify.evaluation import evaluate as evaluating
 from mobileclip_keras.verify.evaluation.data.open_data import open_dataset
 from mobileclip_keras.verify.evaluation.evaluate import evaluate
 from tests.datasets import rows, write_webdataset
-from tests.embedding_support import StubEmbedder, pictures, rows_of
+from tests.embedding_support import STORES, StubEmbedder, pictures, rows_of
 from tests.pixel_encoder import PixelEncoder
 
 pytestmark = pytest.mark.nightly
@@ -47,18 +47,22 @@ def leave(disk: Path, pages: int) -> None:
     assert shutil.disk_usage(disk).free == pages * PAGE
 
 
+@pytest.mark.parametrize("place", STORES)
 def test_a_store_on_a_full_disk_keeps_whole_parts_and_goes_on(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filling, "ROWS", 100)
     data = pictures(tmp_path / "photos", 1000)
-    with pytest.raises(OutputError, match=r"part-\w+.parquet could not be written: no space left on device"):
-        fill(small_disk / "store", [str(tmp_path / "photos")], StubEmbedder())
-    kept = len(rows_of(small_disk / "store"))
+    with pytest.raises(
+        OutputError, match=r"(part-\w+.parquet|store.lance) could not be written: no space left on device"
+    ):
+        fill(small_disk / place, [str(tmp_path / "photos")], StubEmbedder())
+    kept = len(rows_of(small_disk / place))
     assert 0 < kept < 1000 and kept % 100 == 0
-    others = {path.name for path in (small_disk / "store").iterdir()} - {"store.json", ".lock"}
-    assert others == {path.name for path in Store.open(small_disk / "store").part_paths()}
-    shutil.copytree(small_disk / "store", tmp_path / "roomy")
+    parts = small_disk / place / ("data" if place.endswith(".lance") else "")
+    others = {path.name for path in parts.iterdir()} - {"store.json", ".lock"}
+    assert others == {part.path.name for part in Store.open(small_disk / place).parts()}
+    shutil.copytree(small_disk / place, tmp_path / "roomy")
     outcome = fill(tmp_path / "roomy", [str(tmp_path / "photos")], StubEmbedder())
     assert (outcome.there, outcome.new) == (kept, 1000 - kept) and rows_of(tmp_path / "roomy").keys() == set(data)
 

@@ -54,6 +54,8 @@ def test_a_worker_embeds_texts_and_refuses_what_does_not_fit(folder: Path) -> No
     assert made["reason"].tolist() == ["", "A text must be a str, not NoneType.", ""]
     with pytest.raises(FingerprintError, match="the weights of the image tower"):
         RayEmbedder(str(folder), fingerprint=FINGERPRINT)
+    with pytest.raises(FingerprintError, match="the weights of the image tower"):
+        ItemEmbedder(str(folder), 4, FINGERPRINT)
     with pytest.raises(ValueError, match="kind must be one of image, text, not 'sound'"):
         RayEmbedder(str(folder), kind="sound")
     with pytest.raises(DataError, match="no column 'image'; the columns are caption"):

@@ -64,13 +64,11 @@ def embed(
     from ...keras_models.tasks.embedding.finding import check_arguments
     from ...keras_models.tasks.embedding.parts import DTYPES
     from ...keras_models.tasks.embedding.store import Store, check_place, is_store
-    from ...keras_models.tasks.embedding_readers import pyarrow
 
     if out.suffix in DATA_FILES:
-        raise OptionError(f"{out} must end in .npz or .parquet, or be a folder: a store has no ending.")
+        raise OptionError(f"{out} must end in .npz or .parquet, or be a folder: a store has no ending, or .lance.")
     if dtype not in (None, *DTYPES):
         raise OptionError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype}.")
-    pyarrow()
     check_place(out)
     check_arguments(data)
     quiet = errors if as_json else console

@@ -92,7 +92,13 @@ def embed(
         list[str],
         typer.Argument(help="Images, folders, patterns; for a store also WebDataset .tar, .parquet and .txt files."),
     ],
-    out: Annotated[Path, typer.Option(help="A folder: the store, made or continued. Or one file: .npz or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="A folder: the store, made or continued; one that ends in .lance is a Lance data set, too. Or one "
+            "file: .npz or .parquet."
+        ),
+    ],
     texts_file: Annotated[
         Path | None, typer.Option(help="For one file: a file with texts to embed, one on each line.")
     ] = None,

@@ -12,14 +12,12 @@ from .errors import DataError
 from .finding import check_arguments, find_units
 from .items import Item
 from .ledger import Ledger
-from .parts import Part, Rows, vectors_of, write_part
+from .parts import Rows, joined
 from .reading import read_unit
 from .store import Store
 from .stream import Failed, Rate, embedded
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .embedder import Embedder
 
 ROWS = 16_384
@@ -122,18 +120,10 @@ class _Run:
 
     def _write(self) -> None:
         if self._pending:
-            write_part(self._store.folder, joined(self._pending), self._store.dtype)
+            self._store.layout.write(joined(self._pending))
             self._pending = []
         self._ledger.write_unreadable(self._store.unreadable_path)
         self._since = time.monotonic()
-
-
-def joined(batches: list[Rows]) -> Rows:
-    """Batches, one behind the other."""
-    ids = [each for batch in batches for each in batch.ids]
-    kinds = [each for batch in batches for each in batch.kinds]
-    names = [each for batch in batches for each in batch.names]
-    return Rows(ids, kinds, names, np.concatenate([batch.features for batch in batches]))
 
 
 def remove_repeated(store: Store, ledger: Ledger) -> None:
@@ -147,18 +137,5 @@ def remove_repeated(store: Store, ledger: Ledger) -> None:
     for part in store.parts():
         ids = [each for batch in part.columns("id") for each in batch.column(0).to_pylist()]
         is_new = np.array([ledger.add(each) for each in ids], bool)
-        if is_new.all():
-            continue
-        if is_new.any():
-            write_part(store.folder, _kept(part, is_new), store.dtype)
-        part.path.unlink()
-
-
-def _kept(part: Part, wanted: "NDArray[np.bool_]") -> Rows:
-    found, start = [], 0
-    for batch in part.columns("id", "kind", "name", "features"):
-        some = batch.filter(wanted[start : start + len(batch)])
-        start += len(batch)
-        ids, kinds, names = (some.column(some.schema.names.index(each)).to_pylist() for each in ("id", "kind", "name"))
-        found.append(Rows(ids, kinds, names, vectors_of(some)))
-    return joined(found)
+        if not is_new.all():
+            store.layout.keep(part, is_new)

@@ -17,7 +17,7 @@ from ...store.writing.output_errors import output_errors
 from .errors import StoreError
 from .exact import nearest
 from .store import Store
-from .vectors import Vectors, copy_place, mapped, remove_others
+from .vectors import GRAPH_ENDING, Vectors, mapped, remove_others
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ AT_ONCE = 16_384
 QUERIES = 200
 """Vectors of the store that recall is measured with."""
 NEIGHBOURS = 10
-EXPANSION_ADD, EXPANSION_SEARCH = 128, 128
+EXPANSION_ADD, EXPANSION_SEARCH = 128, 256
 """How many candidates are kept while a vector is added, and while one is searched."""
 
 
@@ -59,22 +59,35 @@ def build(store: Store, kind: str = "image", progress: Callable[[int], None] = l
         StoreError: where there are no vectors of this kind, or a part is damaged.
         OutputError: where the index cannot be written.
     """
-    usearch = _usearch()
+    _usearch()  # before the vectors are copied
     vectors = mapped(store, kind)
-    index = usearch.Index(
-        ndim=store.width, metric="ip", dtype="f16", expansion_add=EXPANSION_ADD, expansion_search=EXPANSION_SEARCH
-    )
-    for start in range(0, len(vectors.array), AT_ONCE):
-        some = vectors.array[start : start + AT_ONCE]
-        index.add(np.arange(start, start + len(some), dtype=np.uint64), some)
-        progress(len(some))
+    index = new_index(store.width)
+    add(index, vectors.array, progress)
     measured = _recall(index, vectors)
-    place = _place(store, kind)
+    place = _place(vectors)
     with output_errors(place), folder_placed_whole(place, lambda there, thorough: None) as folder:
         index.save(folder / INDEX_FILE)
         (folder / RECALL_FILE).write_text(json.dumps(asdict(measured), indent=2) + "\n", encoding="utf-8")
-    remove_others(store, kind)
+    remove_others(store, kind, vectors.place)
     return measured
+
+
+def new_index(width: int) -> Any:
+    """An empty index of vectors of length 1, in half precision.
+
+    Raises:
+        MissingPackageError: without usearch.
+    """
+    options = {"expansion_add": EXPANSION_ADD, "expansion_search": EXPANSION_SEARCH}
+    return _usearch().Index(ndim=width, metric="ip", dtype="f16", **options)
+
+
+def add(index: Any, array: "NDArray[np.float32]", progress: Callable[[int], None] = lambda rows: None) -> None:
+    """Adds vectors, (vectors, width), to an empty index. Their numbers are their keys."""
+    for start in range(0, len(array), AT_ONCE):
+        some = array[start : start + AT_ONCE]
+        index.add(np.arange(start, start + len(some), dtype=np.uint64), some)
+        progress(len(some))
 
 
 def _recall(index: Any, vectors: Vectors) -> Recall:
@@ -101,25 +114,25 @@ def search(index: Any, queries: "NDArray[np.float32]", count: int) -> "tuple[NDA
     return keys, 1 - np.atleast_2d(np.asarray(found.distances, np.float32))
 
 
-def find(store: Store, kind: str = "image") -> tuple[Any, Recall] | None:
-    """The index of what a store holds now, mapped into memory, with its measurement; None where there is none.
+def find(vectors: Vectors) -> tuple[Any, Recall] | None:
+    """The index of some vectors, mapped into memory, with its measurement; None where there is none.
 
     Raises:
         MissingPackageError: where there is one, and usearch is not installed.
         StoreError: where it is damaged.
     """
-    place = _place(store, kind)
+    place, width = _place(vectors), vectors.array.shape[1]
     if not (place / INDEX_FILE).exists():
         return None
-    usearch = _usearch()
+    _usearch()
     try:
         record = read_json(place / RECALL_FILE, folder=place)
         wrong = problems(record, _FIELDS)
         if wrong:
             raise ValueError("; ".join(wrong))
-        index = usearch.Index(ndim=store.width, metric="ip", dtype="f16", expansion_search=EXPANSION_SEARCH)
+        index = new_index(width)
         index.view(str(place / INDEX_FILE))
-        if len(index) != record["vectors"] or index.ndim != store.width:
+        if len(index) != record["vectors"] or index.ndim != width:
             raise ValueError(f"it holds {len(index):,} vectors of {index.ndim} numbers")
     except Exception as error:  # usearch raises RuntimeError, the file others
         raise StoreError(f"The index in {place} is damaged: {error}. Make it again with `index`.") from error
@@ -137,9 +150,8 @@ _FIELDS = fields(
 )
 
 
-def _place(store: Store, kind: str) -> Path:
-    place = copy_place(store, kind)
-    return place.with_name(f"{place.name}-graph")
+def _place(vectors: Vectors) -> Path:
+    return vectors.place.with_name(vectors.place.name + GRAPH_ENDING)
 
 
 def _usearch() -> Any:

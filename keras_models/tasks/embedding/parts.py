@@ -1,24 +1,22 @@
-"""The parts of a store: Parquet files that appear whole, each with some thousand rows, and are never changed."""
+"""The parts of a store: some thousand rows each, which appear whole and are never changed. Where they lie is a layout's
+business: files of Parquet, or a data set of Lance."""
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ...store.foreign.foreign_files import check_regular
-from ...store.writing.atomic import file_written_whole
-from ..embedding_readers import PARQUET_LIMIT, pyarrow
+from ..embedding_readers import pyarrow
 from .errors import StoreError
 from .items import ID_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PATTERN = "part-*.parquet"
 DTYPES = ("float32", "float16")
+ROWS_AT_ONCE = 65_536
+"""That are read at once."""
 
 
 class Rows(NamedTuple):
@@ -32,29 +30,63 @@ class Rows(NamedTuple):
     """(rows, embed_dim), of length 1."""
 
 
-def write_part(folder: Path, rows: Rows, dtype: str) -> Path:
-    """Writes a part. Its name follows from its ids, so that the same rows, written twice, are there once.
+class Part(Protocol):
+    """Some rows of a store, as they were when the part was looked for."""
 
-    Raises:
-        OutputError: where it cannot be written; nothing is left behind.
-    """
-    arrow, parquet = pyarrow()
-    digest = hashlib.blake2b(b"".join(rows.ids), digest_size=ID_SIZE).hexdigest()
-    path = folder / f"part-{digest}.parquet"
-    features = np.ascontiguousarray(rows.features, dtype)
-    columns = [
-        arrow.array(rows.ids, arrow.binary(ID_SIZE)),
-        arrow.array(rows.kinds, arrow.string()),
-        arrow.array(rows.names, arrow.string()),
-        arrow.FixedSizeListArray.from_arrays(arrow.array(features.ravel()), features.shape[1]),
-    ]
-    table = arrow.Table.from_arrays(columns, schema=schema(features.shape[1], dtype))
-    with file_written_whole(path, force=True) as beside, open(beside, "wb") as file:
-        # Features do not compress.
-        parquet.write_table(table, file, compression="none", use_dictionary=["kind"])
-        file.flush()
-        os.fsync(file.fileno())
-    return path
+    @property
+    def path(self) -> Path:
+        """The file that holds them."""
+
+    @property
+    def state(self) -> str:
+        """A text that another content of the part would change."""
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+
+    def columns(self, *names: str, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[Any]:
+        """Batches of some columns, as pyarrow has them, in order.
+
+        Raises:
+            StoreError: where the part is damaged, or no part of this store.
+        """
+
+
+class Layout(Protocol):
+    """How the parts of one store lie on the disk. Workers on other machines get copies of it."""
+
+    def begin(self) -> None:
+        """Makes the store ready to be written to, and removes what a run left that was killed in the middle of a part.
+
+        To be called by the one process that may write.
+
+        Raises:
+            StoreError: where what is there cannot be read.
+            OutputError: where it cannot be written.
+        """
+
+    def write(self, rows: Rows) -> None:
+        """Adds a part, in one step.
+
+        Raises:
+            OutputError: where it cannot be written; nothing that can be seen is left behind.
+        """
+
+    def parts(self) -> list[Part]:
+        """What there is now. What is written later changes nothing in it.
+
+        Raises:
+            StoreError: where the store is damaged.
+        """
+
+    def keep(self, part: Part, wanted: "NDArray[np.bool_]") -> None:
+        """Removes the rows of a part that are not wanted.
+
+        Args:
+            part: one of `parts`.
+            wanted: for each of its rows.
+        """
 
 
 def schema(width: int, dtype: str) -> Any:
@@ -65,50 +97,32 @@ def schema(width: int, dtype: str) -> Any:
     return arrow.schema([*columns.items(), ("features", arrow.list_(arrow.field("element", number), width))])
 
 
-class Part:
-    """One part, opened for reading.
+def table_of(rows: Rows, dtype: str) -> Any:
+    """Rows as a table of pyarrow."""
+    arrow, _ = pyarrow()
+    features = np.ascontiguousarray(rows.features, dtype)
+    columns = [
+        arrow.array(rows.ids, arrow.binary(ID_SIZE)),
+        arrow.array(rows.kinds, arrow.string()),
+        arrow.array(rows.names, arrow.string()),
+        arrow.FixedSizeListArray.from_arrays(arrow.array(features.ravel()), features.shape[1]),
+    ]
+    return arrow.Table.from_arrays(columns, schema=schema(features.shape[1], dtype))
 
-    Args:
-        path: the file.
-        width: numbers of a vector.
-        dtype: of the vectors.
+
+def check_schema(found: Any, width: int, dtype: str) -> None:
+    """Refuses what does not have the columns of a part.
 
     Raises:
-        StoreError: where it is damaged, or no part of this store.
+        ValueError: saying what it has.
     """
-
-    def __init__(self, path: Path, width: int, dtype: str) -> None:
-        _, parquet = pyarrow()
-        self.path = path
-        try:
-            check_regular(path)
-            limits = {"thrift_string_size_limit": PARQUET_LIMIT, "thrift_container_size_limit": PARQUET_LIMIT}
-            self._file = parquet.ParquetFile(path, **limits)
-            found = self._file.schema_arrow
-            wanted = schema(width, dtype)
-            if found.names != wanted.names or [field.type for field in found][:3] != [f.type for f in wanted][:3]:
-                raise ValueError(f"its columns are {', '.join(found.names[:20])}")
-            kind = found.field("features").type
-            if str(kind.value_type) != str(wanted.field("features").type.value_type) or kind.list_size != width:
-                raise ValueError(f"its vectors are {kind}")
-        except Exception as error:  # pyarrow raises nearly every kind on damaged files
-            raise _damaged(path, error) from error
-        self.rows = int(self._file.metadata.num_rows)
-
-    def columns(self, *names: str, rows_at_once: int = 65_536) -> Iterator[Any]:
-        """Batches of some columns, as pyarrow has them, in order.
-
-        Raises:
-            StoreError: where the part is damaged.
-        """
-        try:
-            yield from self._file.iter_batches(batch_size=rows_at_once, columns=list(names), use_threads=False)
-        except Exception as error:
-            raise _damaged(self.path, error) from error
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+    wanted = schema(width, dtype)
+    if found.names != wanted.names or [field.type for field in found][:3] != [field.type for field in wanted][:3]:
+        raise ValueError(f"its columns are {', '.join(found.names[:20])}")
+    kind = found.field("features").type
+    # By its text, as formats name the numbers of a list differently.
+    if str(kind.value_type) != str(wanted.field("features").type.value_type) or kind.list_size != width:
+        raise ValueError(f"its vectors are {kind}")
 
 
 def vectors_of(batch: Any) -> "NDArray[np.floating]":
@@ -123,7 +137,16 @@ def vectors_of(batch: Any) -> "NDArray[np.floating]":
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def joined(batches: list[Rows]) -> Rows:
+    """Batches, one behind the other."""
+    ids = [each for batch in batches for each in batch.ids]
+    kinds = [each for batch in batches for each in batch.kinds]
+    names = [each for batch in batches for each in batch.names]
+    return Rows(ids, kinds, names, np.concatenate([batch.features for batch in batches]))
+
+
+def damaged(path: Path, error: Exception) -> StoreError:
+    """What to say of a part that cannot be read."""
     return StoreError(
         f"{path} is damaged, or no part of this store: {error}. Move it away and run `embed` again: what it held is "
         "embedded again, and nothing else."

@@ -58,20 +58,22 @@ class Collection:
         """
         if not is_store(path) and Path(path).suffix in (".npz", ".parquet"):
             return cls._of_file(Embeddings.load(path), kind)
-        store = Store.open(path)
-        vectors = mapped(store, kind)
+        vectors = mapped(Store.open(path), kind)
         use_graph = len(vectors.array) > EXACT_UP_TO and not exact
-        found = graph.find(store, kind) if use_graph else None
+        found = graph.find(vectors) if use_graph else None
 
         def find(name: str) -> int | None:
-            row = row_of(store, name)
+            row = row_of(vectors.parts, name)
             if row is None:
                 return None
             place = int(np.searchsorted(vectors.rows, row))
             return place if place < len(vectors.rows) and vectors.rows[place] == row else None
 
         return cls(
-            vectors.array, lambda indices: names_of(store, vectors.rows[indices]), find, found[0] if found else None
+            vectors.array,
+            lambda indices: names_of(vectors.parts, vectors.rows[indices]),
+            find,
+            found[0] if found else None,
         )
 
     @classmethod

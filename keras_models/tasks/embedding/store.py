@@ -1,10 +1,11 @@
-"""A store: a folder with the vectors of a collection, in Parquet parts, and a record of what made them."""
+"""A store: a folder with the vectors of a collection, in parts, and a record of what made them."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,17 +17,19 @@ from ...store.writing.atomic import file_written_whole
 from ...store.writing.output_errors import output_errors
 from ...store.writing.staging import recover
 from ...store.writing.targets import absolute
-from ..embedding_readers import LARGEST_WIDTH, LONGEST_MODEL, pyarrow
+from ..embedding_readers import LARGEST_WIDTH, LONGEST_MODEL
 from .errors import StoreError
 from .finding import STORE_FILE
 from .fingerprint import Fingerprint
+from .layouts import DEFAULT, LAYOUTS, check_installed, new_layout
 from .ledger import read_unreadable
-from .parts import DTYPES, PATTERN, Part
+from .parts import DTYPES, Layout, Part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FORMAT = 1
+FORMAT = 2
+"""1 is a store of Parquet parts, which says nothing of a layout."""
 PROGRAM = "mobileclip-keras embeddings"
 UNREADABLE_FILE = "unreadable.jsonl"
 LOCK_FILE = ".lock"
@@ -36,9 +39,10 @@ LOCK_FILE = ".lock"
 class Store:
     """A folder of vectors.
 
-    `part-*.parquet` holds rows of "id" (16 bytes), "kind" ("image" or "text"), "name" and "features" (a fixed-size
-    list). `store.json` says what made them. `unreadable.jsonl` lists what could not be read. `search/` holds copies of
-    the vectors that are quick to search; it may be removed at any time.
+    Its parts hold rows of "id" (16 bytes), "kind" ("image" or "text"), "name" and "features" (a fixed-size list): files
+    `part-*.parquet`, or a Lance data set in the same folder. `store.json` says what made them. `unreadable.jsonl` lists
+    what could not be read. `search/` holds copies of the vectors that are quick to search; it may be removed at any
+    time.
     """
 
     folder: Path
@@ -49,6 +53,8 @@ class Store:
     dtype: str
     """Of the vectors in the parts: "float32" or "float16"."""
     fingerprint: Fingerprint
+    layout_name: str = DEFAULT
+    """How its parts lie on the disk: "parquet" or "lance"."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -70,7 +76,8 @@ class Store:
         if wrong:
             raise StoreError(f"{path} is no record of embeddings that can be used: {'; '.join(wrong)}.")
         made = Fingerprint.from_record(record["fingerprint"])
-        return cls(Path(folder), record["model"], record["embed_dim"], record["dtype"], made)
+        layout = record.get("layout", DEFAULT)
+        return cls(Path(folder), record["model"], record["embed_dim"], record["dtype"], made, layout)
 
     @classmethod
     @contextmanager
@@ -80,21 +87,21 @@ class Store:
         """A store to write to, a new one or one that is there, which nobody else writes to meanwhile.
 
         Args:
-            folder: that holds the store, or is missing or empty.
+            folder: that holds the store, or is missing or empty. A new one whose name ends in ".lance" becomes a Lance
+                data set.
             model: as `Store.model`.
             width: numbers of a vector.
             fingerprint: of what makes the vectors.
             dtype: of the stored vectors, "float32" or "float16"; None for what the store has; of a new one, float32.
 
         Raises:
-            MissingPackageError: without pyarrow.
+            MissingPackageError: without pyarrow, or pylance for a Lance store.
             StoreError: where another process writes to it, where the folder holds something else, or where vectors of
                 another dtype are there.
             FingerprintError: where vectors are there that something else made.
             OutputError: where it cannot be written.
         """
         place = absolute(Path(folder))
-        pyarrow()  # before any work, as it is needed after the first of it
         check_place(place)
         with output_errors(place):
             place.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ class Store:
             recover(place)
             if not (place / STORE_FILE).exists():
                 with _removed_on_error(place):
-                    _write_record(place, model, width, dtype or DTYPES[0], fingerprint)
+                    _write_record(cls(place, model, width, dtype or DTYPES[0], fingerprint, new_layout(place)))
             store = cls.open(place)
             store.fingerprint.check(fingerprint, str(folder))
             if dtype not in (None, store.dtype):
@@ -111,24 +118,21 @@ class Store:
                 )
             if store.width != width:
                 raise StoreError(f"{folder} holds vectors of {store.width} numbers, not {width}.")
+            store.layout.begin()
             yield store
 
-    def part_paths(self) -> list[Path]:
-        """The files of the parts, in the order of their names."""
-        return sorted(self.folder.glob(PATTERN))
+    @cached_property
+    def layout(self) -> Layout:
+        """How its parts lie on the disk."""
+        return LAYOUTS[self.layout_name](self.folder, self.width, self.dtype)
 
-    def parts(self) -> Iterator[Part]:
-        """The parts, opened one after the other.
+    def parts(self) -> list[Part]:
+        """The parts that there are now, in an order that stays. What is written later changes nothing in them.
 
         Raises:
-            StoreError: where one is damaged.
+            StoreError: where the store is damaged.
         """
-        for path in self.part_paths():
-            part = Part(path, self.width, self.dtype)
-            try:
-                yield part
-            finally:
-                part.close()
+        return self.layout.parts()
 
     def ids(self) -> Iterator[bytes]:
         """The id of every row."""
@@ -152,12 +156,13 @@ class Store:
 _FIELDS = fields(
     {
         "program": text(among=(PROGRAM,)),
-        "format": whole(FORMAT, FORMAT),
+        "format": whole(1, FORMAT),
         "model": text(LONGEST_MODEL),
         "embed_dim": whole(1, LARGEST_WIDTH),
         "dtype": text(among=DTYPES),
         "fingerprint": anything,  # Fingerprint.from_record looks at it
-    }
+    },
+    {"layout": text(among=tuple(LAYOUTS))},
 )
 
 
@@ -171,7 +176,9 @@ def check_place(place: Path) -> None:
 
     Raises:
         StoreError: saying what is there.
+        MissingPackageError: where a store there could not be written.
     """
+    check_installed(Store.open(place).layout_name if is_store(place) else new_layout(place))
     if not os.path.lexists(place):
         return
     if not place.is_dir():
@@ -193,16 +200,18 @@ def _removed_on_error(place: Path) -> Iterator[None]:
         raise
 
 
-def _write_record(place: Path, model: str, width: int, dtype: str, fingerprint: Fingerprint) -> None:
+def _write_record(store: Store) -> None:
+    is_parquet = store.layout_name == DEFAULT
     record = {
         "program": PROGRAM,
-        "format": FORMAT,
-        "model": model,
-        "embed_dim": width,
-        "dtype": dtype,
-        "fingerprint": fingerprint.as_record(),
+        "format": 1 if is_parquet else FORMAT,
+        "model": store.model,
+        "embed_dim": store.width,
+        "dtype": store.dtype,
+        "fingerprint": store.fingerprint.as_record(),
+        **({} if is_parquet else {"layout": store.layout_name}),
     }
-    with file_written_whole(place / STORE_FILE, force=False) as beside:
+    with file_written_whole(store.folder / STORE_FILE, force=False) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

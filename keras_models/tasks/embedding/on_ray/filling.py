@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ....models.features import BATCH_SIZE
-from ...embedding_readers import pyarrow
 from ..embedder import Embedder
 from ..filling import Outcome, remove_repeated
 from ..finding import check_arguments, find_units
@@ -68,7 +67,6 @@ def fill_on_ray(
             kept.
     """
     ray, data, start = package(), list(data), time.monotonic()
-    pyarrow()
     check_place(Path(folder))
     check_arguments(data)
     name = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
@@ -94,7 +92,7 @@ def fill_on_ray(
                 num_cpus=1,
                 num_gpus=gpus or None,
             )
-            parts = sink(ray, store.folder, store.dtype)
+            parts = sink(ray, store.layout)
             with plain_failures():
                 made.write_datasink(parts)
             return _finish(store, len(before), parts.failed, start)

@@ -1,7 +1,6 @@
 """Rows that are embedded, as a sink of Ray's: parts of a store, as one machine writes them."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from ..embedder import Embedder
 from ..fingerprint import Fingerprint
 from ..items import Item
-from ..parts import Rows, write_part
+from ..parts import Layout, Rows
 from .worker import KINDS, VectorMaker
 
 if TYPE_CHECKING:
@@ -54,15 +53,14 @@ class ItemEmbedder:
         return {**kept, "features": features, "reason": np.array(reasons, dtype=str)}
 
 
-def sink(ray: Any, folder: Path, dtype: str) -> Any:
+def sink(ray: Any, layout: Layout) -> Any:
     """Writes rows as parts of a store.
 
-    A task that runs again replaces what it wrote before: the name of a part follows from its ids.
+    A task that runs again replaces what it wrote before, or writes it twice: `remove_repeated` sees to that.
 
     Args:
         ray: the package.
-        folder: of the store.
-        dtype: of the vectors in it.
+        layout: of the store.
 
     Returns:
         A `ray.data.Datasink`. Once all is written, `failed` lists what could not be read.
@@ -77,7 +75,7 @@ def sink(ray: Any, folder: Path, dtype: str) -> Any:
             return ROWS_OF_A_PART
 
         def write(self, blocks: Iterable[Any], ctx: Any) -> list[Failure]:
-            return _write(folder, dtype, blocks)
+            return _write(layout, blocks)
 
         def on_write_complete(self, result: Any) -> None:
             self.failed = [each for some in result.write_returns for each in some]
@@ -85,7 +83,7 @@ def sink(ray: Any, folder: Path, dtype: str) -> Any:
     return Parts()
 
 
-def _write(folder: Path, dtype: str, blocks: Iterable[Any]) -> list[Failure]:
+def _write(layout: Layout, blocks: Iterable[Any]) -> list[Failure]:
     """Writes the good rows of some blocks as one part, and gives the others: called on a node."""
     from ray.data.block import BlockAccessor
 
@@ -102,7 +100,7 @@ def _write(folder: Path, dtype: str, blocks: Iterable[Any]) -> list[Failure]:
             [str(each) for each in names[good]],
             features[good],
         )
-        write_part(folder, rows, dtype)
+        layout.write(rows)
     return [
         (Item(bytes.fromhex(ids[row]), str(kinds[row]), str(names[row])), str(reasons[row]))
         for row in np.flatnonzero(reasons != "")
