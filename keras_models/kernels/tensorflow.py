@@ -13,6 +13,7 @@ import tensorflow as tf
 from ..formulation import current, parts_of_kernel
 from ..types import Tensor
 from . import plain
+from .chunks import changes
 from .processor import processor_name, processor_precisions
 from .tensorflow_chunks import in_chunks as in_chunks
 
@@ -119,6 +120,21 @@ def embed(table: Any, ids: Any) -> Tensor:
 def _look_up(table: Any, ids: Any) -> Tensor:
     """LiteRT's converter knows this function by the name that it implements."""
     return tf.gather(table, ids)
+
+
+def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    """By TensorFlow's own function, which sees to it that nothing is computed again before its gradient is known."""
+    places: list[int] = []
+
+    @tf.recompute_grad
+    def call(inputs: Any, *weights: Any) -> Any:
+        results, after = run([*weights], state, inputs)
+        changed = changes(state, after)
+        places[:] = changed
+        return results, *map(tf.stop_gradient, changed.values())
+
+    results, *changed = call(inputs, *weights)
+    return results, dict(zip(places, changed, strict=True))
 
 
 @contextmanager
