@@ -43,7 +43,13 @@ def with_remat(model: MobileClipModel) -> MobileClipModel:
 
 
 @nightly_on("jax")  # which compiles for long; tests/test_kernels.py has the same in small
-@pytest.mark.parametrize("towers", [("small_mci", "small_mct"), ("small_vit", "small_transformer")])
+@pytest.mark.parametrize(
+    "towers",
+    [
+        pytest.param(("small_mci", "small_mct"), marks=nightly_on("jax", "tensorflow")),
+        ("small_vit", "small_transformer"),
+    ],
+)
 def test_the_step_is_the_same(towers: tuple[str, str], again: list[str]) -> None:
     """Loss, gradients, and the averages of batch norms, which learn."""
     model = small_model(*towers, "float64")
