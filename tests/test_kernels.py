@@ -117,6 +117,7 @@ NOT_ARITHMETIC = {
     "lay_out_as_convolved",
     "only_end",
     "precision_switches",
+    "recomputed",
     "short_variable_names",
     "tensor",
     "update_by_adamw",
@@ -459,9 +460,31 @@ def test_chunks_give_what_the_plain_ones_give(rows: int, size: int) -> None:
         assert after.keys() == truth.keys() == {0}
         assert abs(float(after[0]) - float(truth[0])) < EXACT
         gradient = gradients(results(plain.in_chunks), (weight,), factors)[0]
-        compile_it = keras.backend.backend() != "torch"  # torch.compile does not follow checkpoints everywhere
+        compile_it = keras.backend.backend() != "torch"  # torch.compile does not follow all gradients
         for way in {False, compile_it}:
             assert error(gradients(results(kernels.in_chunks), (weight,), factors, way)[0], gradient) < EXACT
+
+
+def test_what_is_computed_again_gives_what_the_plain_one_gives() -> None:
+    batch, weight, factors = normal(5, 4), normal(4, 2), np.cos(np.arange(10.0)).reshape(5, 2)
+    with float64_enabled():
+        state = [keras.ops.convert_to_tensor(value, dtype="float64") for value in (0.5, 2.0)]
+
+        def results(kernel: Any) -> Function:
+            return lambda matrix, rows: kernel(stepwise, [matrix], [*state], rows)[0]
+
+        arrays = [keras.ops.convert_to_tensor(array, dtype="float64") for array in (weight, batch)]
+        matrix, rows = arrays
+        (found, after), (expected, truth) = (
+            kernel(stepwise, [matrix], [*state], rows) for kernel in (kernels.recomputed, plain.recomputed)
+        )
+        assert error(keras.ops.convert_to_numpy(found), keras.ops.convert_to_numpy(expected)) < EXACT
+        assert after.keys() == truth.keys() == {0}
+        assert abs(float(after[0]) - float(truth[0])) < EXACT
+        expected = gradients(results(plain.recomputed), (weight, batch), factors)
+        for way in {False, keras.backend.backend() != "torch"}:
+            found = gradients(results(kernels.recomputed), (weight, batch), factors, way)
+            assert max(map(error, found, expected)) < EXACT
 
 
 # --- Memory ---

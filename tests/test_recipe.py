@@ -87,6 +87,32 @@ def test_what_the_quick_update_does_not_know_is_left_to_keras(
     assert len(calls) == (not options)
 
 
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")
+@pytest.mark.parametrize("towers", [("small_mci", "small_mct"), ("small_vit", "small_transformer")])
+def test_all_variables_of_every_kind_of_tower_are_updated_at_once(
+    towers: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some kernels lie in memory in another order than their averages are made in."""
+    rng = np.random.default_rng(0)
+    model = small_model(*towers)
+    gradients = [keras.ops.convert_to_tensor(rng.normal(size=v.shape), "float32") for v in model.trainable_variables]
+    found = []
+    for quick in (True, False):
+        copy, optimizer = copy_model(model), fine_tuning_recipe(9, 0.1).optimizer
+        optimizer.build(copy.trainable_variables)
+        with monkeypatch.context() as patch:
+            if quick:
+                patch.setattr(optimizer, "update_step", None)  # Keras' own way, which goes variable by variable
+            else:
+                patch.setattr(kernels, "update_by_adamw", plain_runtime.update_by_adamw)
+            for _ in range(2):
+                optimizer.apply(gradients, copy.trainable_variables)
+        found.append(values(copy))
+    for path, value in found[1].items():
+        np.testing.assert_allclose(found[0][path], value, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.torch
 @pytest.mark.backend
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")

@@ -25,7 +25,10 @@ NEED_TORCH = (f"{PACKAGE}.verify.torch_models.", f"{PACKAGE}.verify.shapes.train
 # What differs on a backend stands in a file of its own, which only that backend imports.
 OTHER_BACKENDS = {
     f"{PACKAGE}.keras_models.kernels.{name}"
-    for name in ("tensorflow", "tensorflow_chunks", "tensorflow_pixels", "torch", "torch_adamw", "torch_precision")
+    for name in (
+        *("tensorflow", "tensorflow_chunks", "tensorflow_pixels"),
+        *("torch", "torch_adamw", "torch_chunks", "torch_precision"),
+    )
 }
 
 

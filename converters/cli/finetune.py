@@ -54,6 +54,9 @@ def finetune(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of pairs, and of those held back.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, or mixed_bfloat16. Weights stay float32.")] = "float32",
+    remat: Annotated[
+        bool, typer.Option("--remat", help="Compute blocks again for the gradient: less memory, more time.")
+    ] = False,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(min=1, help="Steps between checkpoints; if left out, each epoch and every ten minutes."),
@@ -82,6 +85,7 @@ def finetune(
             val_share=val_share,
             seed=seed,
             dtype=dtype,
+            remat=remat,
         )
         pairs = Data(data, val, templates_of(templates), image_column, text_column, skip_broken)
         quiet = errors if as_json else console

@@ -33,6 +33,8 @@ class Options:
         val_share: of pairs, those held back for validation where there is no other data for it.
         seed: of the order of pairs and of which are held back.
         dtype: in which is computed. Weights stay float32.
+        remat: whether blocks are computed again for the gradient, for less memory. The steps are the same, so a run may
+            go on with it or without.
     """
 
     epochs: int = 10
@@ -47,6 +49,7 @@ class Options:
     val_share: float = 0.1
     seed: int = 0
     dtype: str = "float32"
+    remat: bool = False
 
     @property
     def highest_rate(self) -> float:
@@ -75,8 +78,10 @@ class Options:
             raise OptionError("--weight-decay is 0 or more.")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain numbers, with the learning rate that is taken."""
-        return {**asdict(self), "freeze": list(self.freeze), "learning_rate": self.highest_rate}
+        """What a run is told by, as plain numbers, with the learning rate that is taken."""
+        told = {**asdict(self), "freeze": list(self.freeze), "learning_rate": self.highest_rate}
+        del told["remat"]
+        return told
 
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -57,6 +57,7 @@ def prepare(model: "MobileClipModel", options: Options, steps: int) -> Recipe:
     if warmup is not None and warmup >= steps:
         raise OptionError(f"--warmup-steps is {warmup}, and there are only {steps} steps in all.")
     recipe = fine_tuning_recipe(steps, options.highest_rate, warmup_steps=warmup, weight_decay=options.weight_decay)
+    model.remat = options.remat
     model.compile(recipe.optimizer, chunk_size=options.chunk_size)
     recipe.optimizer.build(model.trainable_variables)
     return recipe

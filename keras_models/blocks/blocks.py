@@ -153,7 +153,7 @@ class TransformerBlock(Layer):
         for part in (self.norm1, self.attn, self.norm2, self.mlp):
             part.build(input_shape)
 
-    def call(self, inputs: Tensor, picks: Any = None) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None, picks: Any = None) -> Tensor:
         attended = self.attn(self.norm1(inputs), picks=picks)
         attended += inputs if picks is None else kernels.at(inputs, picks)
         outputs = self.mlp(self.norm2(attended))

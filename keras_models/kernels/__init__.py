@@ -43,6 +43,7 @@ in_chunks = _fastest(plain.in_chunks)
 layer_norm = _fastest(plain.layer_norm)
 mean_over_positions = _fastest(plain.mean_over_positions)
 only_end = _fastest(plain.only_end)
+recomputed = _fastest(plain.recomputed)
 unit_length = _fastest(plain.unit_length)
 
 compiled = _fastest(plain_runtime.compiled)

@@ -82,34 +82,70 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
 def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
     """A scan, so that the function is compiled once for all chunks of one size, of which there are at most two.
 
-    A scan keeps what it hands on, once for each chunk. So only what the function changes is handed on.
+    A scan keeps what it hands on, once for each chunk. So only what the function changes is handed on. It also
+    copies what it goes through, which are numbers here, by which the rows of a chunk are looked up.
     """
     count = -(-rows.shape[0] // size)
     least, longer = divmod(rows.shape[0], count)
-    even = jnp.reshape(rows[: least * count], (least, count, *rows.shape[1:])).swapaxes(0, 1)
-    changing = _changing(run, weights, state, even[0])
-
-    @jax.checkpoint
-    def step(moving: Any, rows: Any) -> Any:
-        now = [*state]
-        for place, value in zip(changing, moving, strict=True):
-            now[place] = value
-        part, after = run(weights, now, rows)
-        return [jax.lax.stop_gradient(after[place]) for place in changing], part
-
-    moving = [state[place] for place in changing]
+    even = jnp.reshape(rows[: least * count], (least, count, *rows.shape[1:]))
     last = rows[least * count :]  # one more for each of the first chunks
-    parts = []
+    changing = _changing(run, weights, state, even[:, 0])
+
+    def chunk(index: Any) -> Any:
+        return jax.lax.dynamic_index_in_dim(even, index, axis=1, keepdims=False)
+
+    def longer_chunk(index: Any) -> Any:
+        return jnp.concatenate([chunk(index), jax.lax.dynamic_index_in_dim(last, index)])
+
+    def scan(rows_of: Any, moving: Any, indices: Any) -> Any:
+        @jax.checkpoint
+        def step(moving: Any, index: Any) -> Any:
+            now = [*state]
+            for place, value in zip(changing, moving, strict=True):
+                now[place] = value
+            part, after = run(weights, now, rows_of(index))
+            return [jax.lax.stop_gradient(after[place]) for place in changing], part
+
+        return jax.lax.scan(step, moving, indices)
+
+    moving, parts = [state[place] for place in changing], []
     if longer:
-        moving, part = jax.lax.scan(step, moving, jnp.concatenate([even[:longer], last[:, None]], axis=1))
-        parts, last = [part[:, :least]], part[:, least]
+        moving, part = scan(longer_chunk, moving, jnp.arange(longer))
+        parts, last_part = [part[:, :least]], part[:, least]
     if longer < count:
-        moving, part = jax.lax.scan(step, moving, even[longer:])
+        moving, part = scan(chunk, moving, jnp.arange(longer, count))
         parts.append(part)
     results = jnp.reshape(jnp.concatenate(parts).swapaxes(0, 1), (least * count, *parts[0].shape[2:]))
     if longer:
-        results = jnp.concatenate([results, last])
+        results = jnp.concatenate([results, last_part])
     return results, dict(zip(changing, moving, strict=True))
+
+
+def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    """By a gradient of its own. On CPUs XLA sees through `jax.checkpoint`, and keeps what it would compute again."""
+    places: list[int] = []
+
+    def call(weights: Any, state: Any, inputs: Any) -> Any:
+        results, after = run(weights, state, inputs)
+        changed = changes(state, after)
+        places[:] = changed
+        return results, [*changed.values()]
+
+    def forward(*arguments: Any) -> Any:
+        return call(*arguments), arguments
+
+    def backward(kept: Any, upstream: Any) -> Any:
+        weights, state, inputs = kept
+        # Nothing that depends on the gradient can be what was computed before. 0, unless it is not a number.
+        first = upstream[0].ravel()[0]
+        inputs = inputs + jnp.where(first == first, 0.0, jnp.nan).astype(inputs.dtype)
+        of_weights, of_inputs = jax.vjp(lambda w, x: call(w, state, x)[0], weights, inputs)[1](upstream[0])
+        return of_weights, None, of_inputs
+
+    differentiable = jax.custom_vjp(call)
+    differentiable.defvjp(forward, backward)
+    results, changed = differentiable(weights, state, inputs)
+    return results, {place: jax.lax.stop_gradient(value) for place, value in zip(places, changed, strict=True)}
 
 
 def _changing(run: Any, weights: Any, state: Any, rows: Any) -> list[int]:

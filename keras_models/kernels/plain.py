@@ -428,7 +428,7 @@ def _float32_at_least(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-# --- A function of a batch, a part of the batch at a time ---
+# --- A function that is computed again for its gradient ---
 
 Run = Callable[[list[Tensor], list[Tensor], Tensor], tuple[Tensor, list[Tensor]]]
 """From weights, state and rows to results, (rows, ...), and the state afterwards. What of the state did not change is
@@ -461,3 +461,23 @@ def in_chunks(
         now = [old if old is new else ops.stop_gradient(new) for old, new in zip(now, after, strict=True)]
         parts.append(part)
     return interleaved(parts), changes(state, now)
+
+
+def recomputed(
+    run: Run, weights: list[Tensor], state: list[Tensor], inputs: Tensor
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """The results of a function, of which nothing but arguments and results is kept for the gradient.
+
+    A backend's own way runs the function again when the gradient is asked for, from the same state. This one keeps all.
+
+    Args:
+        run: the function. It reads no variables but by its arguments.
+        weights: what gradients are asked for.
+        state: what else it reads. Its changes have no gradient.
+        inputs: as `weights`.
+
+    Returns:
+        The results, and the last state, by place, of what changed.
+    """
+    results, after = run(weights, state, inputs)
+    return results, {place: ops.stop_gradient(value) for place, value in changes(state, after).items()}

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ..formulation import current, parts_of_kernel
 from ..types import Tensor
 from . import plain
+from .chunks import changes
 from .processor import processor_name, processor_precisions
 from .tensorflow_chunks import in_chunks as in_chunks
 
@@ -119,6 +120,34 @@ def embed(table: Any, ids: Any) -> Tensor:
 def _look_up(table: Any, ids: Any) -> Tensor:
     """LiteRT's converter knows this function by the name that it implements."""
     return tf.gather(table, ids)
+
+
+def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    """As `tf.recompute_grad`, which does not take results without a gradient within a `tf.function`."""
+    # Read now: a variable would be read again, with the value that it has then.
+    weights, state = ([tf.convert_to_tensor(value) for value in values] for values in (weights, state))
+    places: list[int] = []
+
+    @tf.custom_gradient
+    def call(inputs: Any, *weights: Any) -> Any:
+        results, after = run([*weights], state, inputs)
+        changed = changes(state, after)
+        places[:] = changed
+
+        def gradient(upstream: Any, *_: Any) -> Any:
+            # Nothing that depends on the gradient can be what was computed before. 0, unless it is not a number.
+            first = tf.reshape(upstream, (-1,))[0]
+            zero = tf.where(tf.equal(first, first), tf.zeros_like(first), first)
+            arguments = [inputs + tf.cast(zero, inputs.dtype), *weights]
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                again, _ = run(arguments[1:], state, arguments[0])
+            return tape.gradient(again, arguments, upstream, tf.UnconnectedGradients.ZERO)
+
+        return (results, *map(tf.stop_gradient, changed.values())), gradient
+
+    results, *changed = call(inputs, *weights)
+    return results, dict(zip(places, changed, strict=True))
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from .chunks import changes
 def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
     """The graph holds the function once for each of the two loops, however many chunks there are. A graph of `fit` does
     not know how many rows it will be given."""
+    # Read now: a variable would be read again, with the value that it has then.
+    weights, state = ([tf.convert_to_tensor(value) for value in values] for values in (weights, state))
     chunk = _Chunk(run, len(weights), [*weights, *state], rows)
     total = tf.shape(rows)[0]
     count = -(-total // size)

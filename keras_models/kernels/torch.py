@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import keras
@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..types import Tensor
 from . import plain
-from .chunks import changes, interleaved
+from .chunks import changes
 from .processor import processor_name, processor_precisions
 from .torch_adamw import update_by_adamw as update_by_adamw
+from .torch_chunks import in_chunks as in_chunks
 from .torch_precision import full_float32 as full_float32
 from .torch_precision import switches as precision_switches  # noqa: F401
 
@@ -145,18 +146,20 @@ def batch_norm_in_training(
     return outputs.movedim(1, -1), *moved
 
 
-def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """PyTorch's own checkpoints: a chunk runs again, from the same state, when its gradient is asked for."""
-    count = -(-rows.shape[0] // size)
-    parts, now = [], [*state]
-    for index in range(count):
-        part, after = checkpoint(partial(run, weights, now), rows[index::count], use_reentrant=False)
-        following = [old if old is new else new.detach() for old, new in zip(now, after, strict=True)]
-        for place in changes(now, following):
-            now[place] = now[place].clone()  # the variable's own memory, which will hold what comes after the batch
-        now = following
-        parts.append(part)
-    return interleaved(parts), changes(state, now)
+def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    """PyTorch's own checkpoint. What is in memory of the state then is what comes after the step, so it is copied."""
+    before, changed = [*state], dict[int, Tensor]()
+
+    def call(inputs: Any, *weights: Any) -> Any:
+        results, after = run([*weights], before, inputs)
+        if not changed:
+            changed.update({place: value.detach() for place, value in changes(before, after).items()})
+        return results
+
+    results = checkpoint(call, inputs, *weights, use_reentrant=False)
+    for place in changed:
+        before[place] = before[place].clone()
+    return results, changed
 
 
 def without_gradients() -> AbstractContextManager[Any]:

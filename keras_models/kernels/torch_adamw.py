@@ -19,11 +19,13 @@ def update_by_adamw(
 ) -> bool:
     """By PyTorch's fused kernel, which takes float32 on CPUs and NVIDIA's GPUs."""
     columns = [[v.value for v in column] for column in (variables, momentums, velocities)]
+    for value, *averages in zip(*columns, strict=True):
+        for average in averages:
+            if average.stride() != value.stride():  # at first, where `lay_out_as_convolved` was at work
+                average.data = torch.empty_like(value).copy_(average)
     tensors = [tensor for column in columns for tensor in column]
     given = [_laid_out_as(value, gradient) for value, gradient in zip(columns[0], gradients, strict=True)]
     if any(tensor.dtype != torch.float32 or tensor.device.type not in ("cpu", "cuda") for tensor in (*tensors, *given)):
-        return False
-    if any(one.stride() != other.stride() for one, other in zip(tensors, columns[0] * 3, strict=True)):
         return False
     if step is None:
         step = int(optimizer.iterations.value) + 1

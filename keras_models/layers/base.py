@@ -47,6 +47,16 @@ def called_by_keras(outer: keras.Layer, inner: keras.Layer) -> Iterator[None]:
         _thread.inside = before
 
 
+@contextmanager
+def called_by_keras_again() -> Iterator[None]:
+    """Within this context, in this thread, the next layer is called through Keras: nothing has been cast for it."""
+    before, _thread.inside = _thread.inside, False
+    try:
+        yield
+    finally:
+        _thread.inside = before
+
+
 class TowerLayer:
     """Mixed into every layer of a tower, Keras' own kinds included: calls and new weights without detours.
 
@@ -71,6 +81,10 @@ class TowerLayer:
     @property
     def _needs_keras(self) -> bool:
         return self.activity_regularizer is not None  # type: ignore[attr-defined]
+
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """A `keras.RematScope` concerns whole towers, see `remat.Rematerializes`."""
+        return layer_call
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         zeros = starts_as(kwargs.get("dtype") or self.variable_dtype)  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ class Convolution(Layer):
         last = (channels, self.filters // channels) if self.depthwise else (channels, self.filters)
         self.kernel = self.add_weight(name="kernel", shape=(*self.kernel_size, *last), initializer=normal())
         self.bias = None
-        if self.use_bias:  # of folded forms, where no optimizer adds up tensors of other layouts
+        if self.use_bias:  # of folded forms, and a few others
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
             kernels.lay_out_as_convolved(self.kernel, self.depthwise)
 

@@ -1,5 +1,6 @@
 """The image tower: a backbone and the projection into the space that it shares with texts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from ..kernels.float64 import check_float64
 from ..layers.base import Layer, called_by_keras
 from ..layers.initializers import normal
 from ..layers.paths import layers_by_path
+from ..layers.remat import Rematerializes, remat, run_block
 from ..registry import get_variant
 from ..store.load import load_pretrained
 from ..towers.fastvit import FastViT
@@ -57,7 +59,7 @@ class ImageProjectionHead(Layer):
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipImageEncoder(Quantizable, keras.Model):
+class MobileClipImageEncoder(Rematerializes, Quantizable, keras.Model):
     """An image tower: images to features, not normalised.
 
     Args:
@@ -74,6 +76,8 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         stem_padding: zeros around the image in the first convolution of a ViT.
         position_size: height and width of the images that a ViT's position embeddings are for; None for the
             backbone's own. A model that was trained at 384 pixels has 384 here.
+        remat: whether training keeps only the inputs of each block, and computes it again for the gradient: less
+            memory, more time. A backbone that is not MobileCLIP's is one block.
 
     Inputs: float (batch, height, width, 3), preprocessed as the variant asks.
     Outputs: float (batch, embed_dim).
@@ -92,6 +96,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         norm_epsilon: float = 1e-5,
         stem_padding: int = 0,
         position_size: int | None = None,
+        remat: bool = False,
         name: str = "image_encoder",
         **kwargs: Any,
     ) -> None:
@@ -103,6 +108,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
         self.norm_epsilon = norm_epsilon
         self.stem_padding = stem_padding
         self.position_size = position_size
+        self.remat = remat
         config = IMAGE_TOWERS.get(backbone) if self.tower else None
         self.image_size = image_size or position_size or (config.image_size if config else 224)
         if config is None:
@@ -149,8 +155,9 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
         check_float64(self.compute_dtype)
-        with called_by_keras(self, self.backbone):
-            return self.projection(self.backbone(inputs, training=training))
+        with called_by_keras(self, self.backbone), remat(self.remat):
+            run = self.backbone if self.tower in IMAGE_TOWERS else partial(run_block, self.backbone)
+            return self.projection(run(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
         """What each stage puts out for an image batch, by name, in order; the last is "features".
@@ -191,6 +198,7 @@ class MobileClipImageEncoder(Quantizable, keras.Model):
             "stem_padding": self.stem_padding,
             # Left out where it is the backbone's own, so that versions without it open the folder.
             **({} if self.position_size is None else {"position_size": self.position_size}),
+            **({"remat": True} if self.remat else {}),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             **own_config(self),

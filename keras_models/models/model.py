@@ -27,6 +27,7 @@ from .in_chunks import FitsInChunks, run_tower
 from .own_state import restore, split_config
 from .pair_weights import WeighsPairs
 from .quantizing import Quantizable
+from .rematerializing import RematerializesTowers
 from .text_encoder import MobileClipTextEncoder
 from .trainable import freeze, trainable_config
 from .tunable import Tunable
@@ -36,7 +37,7 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPairs, keras.Model):
+class MobileClipModel(TakesTokens, RematerializesTowers, Quantizable, Tunable, FitsInChunks, WeighsPairs, keras.Model):
     """MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691): images and texts to comparable features.
 
     Args:
@@ -105,6 +106,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
         towers: str = "both",
         dtype: Any = None,
         logit_bias: bool = False,
+        remat: bool = False,
         **kwargs: Any,
     ) -> "MobileClipModel":
         """An untrained model of a variant.
@@ -117,6 +119,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
             towers: "both", "image" or "text".
             dtype: dtype policy of every layer ("float32", "mixed_float16", ...); None for Keras' global one.
             logit_bias: whether a trained number is added to the logits; see the class.
+            remat: whether training takes less memory and more time; see the attribute `remat`.
             kwargs: passed to the image tower, for example `image_size`.
 
         Raises:
@@ -128,9 +131,10 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
         image_encoder = text_encoder = None
         if towers != "text":
             backbone = {} if image_backbone is None else {"backbone": image_backbone}
-            image_encoder = MobileClipImageEncoder.from_variant(variant, form, dtype=dtype, **backbone, **kwargs)
+            options = {"dtype": dtype, "remat": remat, **backbone, **kwargs}
+            image_encoder = MobileClipImageEncoder.from_variant(variant, form, **options)
         if towers != "image":
-            text_encoder = MobileClipTextEncoder.from_variant(variant, form, dtype=dtype)
+            text_encoder = MobileClipTextEncoder.from_variant(variant, form, dtype=dtype, remat=remat)
         return cls(image_encoder, text_encoder, variant=found.name, logit_bias=logit_bias, dtype=dtype)
 
     @classmethod
@@ -141,6 +145,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
         form: str | None = None,
         dtype: str | None = None,
         towers: str | None = None,
+        remat: bool = False,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -160,6 +165,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
             dtype: dtype policy ("float32", "mixed_float16", "bfloat16", "float64", ...); None for the one saved.
             towers: "both", "image" or "text"; of one tower, only its weights are read. None for what the folder or
                 repository holds, which may be one tower alone.
+            remat: whether training takes less memory and more time; see the attribute `remat`.
             revision: branch, tag or commit of a repository.
             token: for the Hub; None for HF_TOKEN or the login of the Hub's client.
             cache_dir: where downloads and converted copies are kept, in place of the usual folders.
@@ -170,7 +176,7 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
                 variants, nearest first. Nothing half-made is left behind.
             ValueError: for unknown `towers`, or a `revision` of something other than a repository.
         """
-        return load_pretrained(
+        model: MobileClipModel = load_pretrained(
             name,
             form=form,
             dtype=dtype,
@@ -180,6 +186,9 @@ class MobileClipModel(TakesTokens, Quantizable, Tunable, FitsInChunks, WeighsPai
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
+        if remat:
+            model.remat = True
+        return model
 
     def save_pretrained(
         self, folder: str | Path, *, overwrite: bool = False, preprocessor: ImagePreprocessor | None = None

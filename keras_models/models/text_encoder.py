@@ -12,6 +12,7 @@ from ..kernels.keras_internals import TakesTokens
 from ..layers.base import called_by_keras
 from ..layers.dense import VectorLinear
 from ..layers.initializers import normal
+from ..layers.remat import Rematerializes, remat
 from ..registry import get_variant
 from ..store.load import load_pretrained
 from ..towers.text import TextBackbone
@@ -22,7 +23,7 @@ from .trainable import freeze
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")
-class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
+class MobileClipTextEncoder(TakesTokens, Rematerializes, Quantizable, keras.Model):
     """A text tower: token ids to features, not normalised.
 
     Args:
@@ -30,6 +31,8 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
             "transformer_768").
         embed_dim: length of the features.
         form: one of architectures.FORMS.
+        remat: whether training keeps only the inputs of each block, and computes it again for the gradient: less
+            memory, more time.
 
     Inputs: integers (batch, length), length at most 77, padded with 0.
     Outputs: float (batch, embed_dim).
@@ -43,6 +46,7 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
         backbone: str = "transformer_512",
         embed_dim: int = 512,
         form: str = "train",
+        remat: bool = False,
         name: str = "text_encoder",
         **kwargs: Any,
     ) -> None:
@@ -52,6 +56,7 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
         self.tower = backbone
         self.embed_dim = embed_dim
         self.form = form
+        self.remat = remat
         self.context_length = TEXT_TOWERS[backbone].context_length
         self.backbone = TextBackbone(TEXT_TOWERS[backbone], form, dtype=self.dtype_policy, name="backbone")
         self.projection = VectorLinear(
@@ -83,7 +88,7 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
         check_float64(self.compute_dtype)
-        with called_by_keras(self, self.backbone):
+        with called_by_keras(self, self.backbone), remat(self.remat):
             return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:
@@ -110,6 +115,7 @@ class MobileClipTextEncoder(TakesTokens, Quantizable, keras.Model):
             "backbone": self.tower,
             "embed_dim": self.embed_dim,
             "form": self.form,
+            **({"remat": True} if self.remat else {}),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             **own_config(self),

@@ -6,6 +6,7 @@ from ..architectures import FastViTConfig
 from ..blocks.blocks import AttentionBlock, RepMixerBlock
 from ..blocks.branches import ConditionalPositionalEncoding, LargeKernelConv, MobileOneBlock
 from ..layers.base import Layer
+from ..layers.remat import run_block
 from ..types import Shape, Tensor
 
 
@@ -50,11 +51,11 @@ class FastViTStage(Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = inputs
         for part in self.downsample:
-            outputs = part(outputs, training=training)
+            outputs = run_block(part, outputs, training)
         if self.pos_emb is not None:
-            outputs = self.pos_emb(outputs, training=training)
+            outputs = run_block(self.pos_emb, outputs, training)
         for block in self.blocks:
-            outputs = block(outputs, training=training)
+            outputs = run_block(block, outputs, training)
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -100,9 +101,11 @@ class FastViT(Layer):
             input_shape = part.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        for part in self.parts:
-            inputs = part(inputs, training=training)
-        return inputs
+        for part in self.stem:
+            inputs = run_block(part, inputs, training)
+        for stage in self.stages:
+            inputs = stage(inputs, training=training)
+        return run_block(self.final_conv, inputs, training)
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The output of the stem, of each stage and of the final convolution, by name, for an image batch."""

@@ -12,6 +12,7 @@ from ..layers.base import Layer
 from ..layers.dense import TokenEmbedding
 from ..layers.initializers import normal
 from ..layers.normalization import LayerNorm, norm_each
+from ..layers.remat import run_block
 from ..types import Shape, Tensor
 from .text_ending import ending_of
 
@@ -104,6 +105,6 @@ class TextBackbone(Layer):
 def _apply(block: Any, states: Tensor, training: bool | None) -> Tensor:
     """A block at every position, (batch, length, width)."""
     if not isinstance(block, RepMixerBlock):
-        return block(states)
+        return run_block(block, states, training)
     # A sentence is an image one pixel high.
-    return ops.squeeze(block(ops.expand_dims(states, 1), training=training), 1)
+    return ops.squeeze(run_block(block, ops.expand_dims(states, 1), training), 1)

@@ -7,6 +7,7 @@ from keras import ops
 
 from .. import kernels
 from ..blocks.blocks import RepMixerBlock, TransformerBlock
+from ..layers.remat import run_block
 from ..types import Tensor
 
 
@@ -15,10 +16,12 @@ class PlainEnding:
 
     Attributes:
         blocks: the last blocks of the tower, which the ending computes itself.
+        training: whether the tower is being trained.
     """
 
-    def __init__(self, blocks: list[Any]) -> None:
+    def __init__(self, blocks: list[Any], training: bool) -> None:
         self.blocks = blocks
+        self.training = training
 
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         """The states at the end of each text, after the ending's blocks.
@@ -39,7 +42,8 @@ class TransformerEnding(PlainEnding):
     def __call__(self, states: Tensor, end: Tensor) -> Tensor:
         (block,) = self.blocks
         place = kernels.only_end(end)
-        return block(states, picks=_picks(states, end[:, None]) if place is None else slice(place, place + 1))
+        picks = _picks(states, end[:, None]) if place is None else slice(place, place + 1)
+        return run_block(block, states, self.training, picks=picks)
 
 
 class MixerEnding(PlainEnding):
@@ -82,7 +86,7 @@ def ending_of(blocks: list[Any], training: bool) -> PlainEnding:
         training: whether batch norms learn, which they do from all positions.
     """
     if isinstance(blocks[-1], TransformerBlock):
-        return TransformerEnding(blocks[-1:])
+        return TransformerEnding(blocks[-1:], training)
     if not training and isinstance(blocks[-1], RepMixerBlock) and isinstance(blocks[-2], TransformerBlock):
-        return MixerEnding(blocks[-2:])
-    return PlainEnding([])
+        return MixerEnding(blocks[-2:], training)
+    return PlainEnding([], training)

@@ -15,6 +15,7 @@ from ..layers.base import Layer
 from ..layers.convolution import ConvNorm, Convolution
 from ..layers.initializers import normal
 from ..layers.normalization import LayerNorm, norm_each
+from ..layers.remat import run_block
 from ..types import Shape, Tensor
 from .positions import resize_positions
 
@@ -94,8 +95,8 @@ class VisionTransformer(Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         tokens = self._embed(inputs, training)
         for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        return self.norm(self.blocks[-1](tokens, picks=slice(0, 1))[:, 0])
+            tokens = run_block(block, tokens, training)
+        return self.norm(run_block(self.blocks[-1], tokens, training, picks=slice(0, 1))[:, 0])
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
@@ -110,7 +111,7 @@ class VisionTransformer(Layer):
         """Patches with positions behind the class token: (batch, 1 + patches, width)."""
         patches = inputs
         for index, part in enumerate(self.patch_embed):
-            patches = part(patches, training=training)
+            patches = run_block(part, patches, training)
             if index < len(self.patch_embed) - 1:
                 patches = kernels.gelu(patches)
         _, rows, columns, width = ops.shape(patches)

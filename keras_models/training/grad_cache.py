@@ -10,10 +10,11 @@ from typing import Any
 import keras
 
 from .. import kernels
+from ..layers.pure_call import PureCall
 from ..types import Tensor
 
 
-class InChunks(keras.layers.Layer):
+class InChunks(PureCall):
     """What a tower makes of a batch, with the activations of one chunk at a time.
 
     A batch of n rows is divided into n / size chunks, rounded up, as equal as can be. With k chunks, chunk i holds the
@@ -23,47 +24,24 @@ class InChunks(keras.layers.Layer):
     averages once for each. Random numbers differ from chunk to chunk. When a chunk is computed again, both are as they
     were the first time.
 
-    Made for one call, as it reads variables that no autocasting may touch: `autocast=False` sees to that.
-
     Args:
         tower: a built model from one array to features (batch, embed_dim).
         size: rows of a chunk, at most.
     """
 
+    REFUSED = (
+        "chunk_size does not go with layers that add losses of their own, such as activity regularizers: a loss "
+        "would be of a chunk and not of the batch."
+    )
+
     def __init__(self, tower: keras.Model, size: int) -> None:
-        super().__init__(autocast=False, dtype=tower.dtype_policy, name="in_chunks")
-        self._tower = lambda: tower  # hidden from Keras, which would track it as a part of this layer
+        super().__init__(tower)
         self.size = size
-        self.built = True
 
-    def call(self, rows: Tensor, training: bool | None = None) -> Tensor:
-        tower = self._tower()
-        # Not the tower's own lists: they know nothing of a part that is trained within a frozen tower.
-        trained = [variable for variable in tower.variables if variable.trainable]
-        others = [variable for variable in tower.variables if not variable.trainable]
-
-        def run(weights: list[Tensor], state: list[Tensor], rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-            """Features, and the state afterwards. What did not change is the same object."""
-            mapping = [*zip(trained, weights, strict=True), *zip(others, state, strict=True)]
-            with keras.StatelessScope(mapping, collect_losses=True) as scope:
-                features = tower(rows, training=training)
-                check_losses(scope.losses)
-                return features, [scope.get_current_value(variable) for variable in others]
-
-        weights, state = ([keras.ops.convert_to_tensor(v) for v in variables] for variables in (trained, others))
-        features, changed = kernels.in_chunks(run, weights, state, rows, self.size)
-        for place, value in changed.items():
-            others[place].assign(value)
-        return features
-
-
-def check_losses(losses: list[Tensor]) -> None:
-    """Raises ValueError where layers add losses by themselves: each would be of a chunk, and not of the batch."""
-    if losses:
-        raise ValueError(
-            "chunk_size does not go with layers that add losses of their own, such as activity regularizers: a loss "
-            "would be of a chunk and not of the batch."
-        )
+    def compute(
+        self, run: Any, weights: list[Tensor], state: list[Tensor], inputs: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        return kernels.in_chunks(run, weights, state, inputs, self.size)
 
 
 def check_chunk_size(size: Any) -> None:

@@ -18,7 +18,7 @@ def _backbone(value: Any, name: str) -> Iterator[str]:
 
 def _encoder(needed: dict[str, Check], optional: dict[str, Check]) -> Check:
     needed = {"backbone": text(LONGEST_NAME), "embed_dim": whole(1, LARGEST_EMBED_DIM), **needed}
-    optional = {"name": text(LONGEST_NAME), "trainable": flag, **optional}
+    optional = {"name": text(LONGEST_NAME), "trainable": flag, "remat": flag, **optional}
     return nullable(fields({"config": fields({"form": text(among=FORMS), **needed}, optional)}))
 
 
