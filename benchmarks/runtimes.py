@@ -174,7 +174,7 @@ def exports(variant: str, runtimes: list[Runtime], rounds: int) -> dict[str, dic
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "keras")
-        convert = [sys.executable, "-m", "mobileclip_keras.converters.cli.app", "convert", "--src", "synthetic"]
+        convert = [*command("convert_main"), "--src", "synthetic"]
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
         subprocess.run([*convert, "--variant", variant, "--out", str(folder)], env=environment, check=True)
         for runtime in runtimes:
@@ -183,10 +183,15 @@ def exports(variant: str, runtimes: list[Runtime], rounds: int) -> dict[str, dic
     return found
 
 
+def command(function: str) -> list[str]:
+    """A command of this package, by the function that it runs."""
+    return [sys.executable, "-c", f"from mobileclip_keras.converters.cli.app import {function}; {function}()"]
+
+
 def export(folder: Path, runtime: str, out: Path, environment: dict[str, str]) -> dict[str, float]:
-    command = [sys.executable, "-m", "mobileclip_keras.converters.cli.app", "export", str(folder), "--to", runtime]
+    given = [*command("main"), "export", str(folder), "--to", runtime, "--out", str(out)]
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(given, env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, memory_of_family(process.pid))
         time.sleep(0.05)

@@ -20,13 +20,10 @@ class Formulation:
         most_taps: how many numbers a depthwise kernel may have; larger ones are computed in parts. None for any number.
             XNNPACK, which computes for LiteRT, has fast programs for up to 25: a 7 x 7 kernel in three parts takes a
             ninth of the time.
-        sums_in_groups: whether products of vectors are added up in groups (`dense_of_vectors`), which a runtime whose
-            own sums are short does not need.
     """
 
     dense_as_convolution: bool = False
     most_taps: int | None = None
-    sums_in_groups: bool = True
 
 
 TENSORFLOW = Formulation()

@@ -79,13 +79,6 @@ def test_a_dense_layer_over_images_is_the_same_as_a_convolution(bias: bool, acti
     assert difference(made, plain.dense(*given)) < EXACT
 
 
-def test_a_product_of_vectors_without_groups_is_the_same() -> None:
-    given = normal(3, 256), normal(256, 6)
-    with formulated(Formulation(sums_in_groups=False)):
-        made = kernels.dense_of_vectors(*given)
-    assert difference(made, given[0] @ given[1]) < EXACT
-
-
 def image_part() -> Part:
     request = make_request("litert", ("image",))
     return parts_of(small_model("small_mci", None, form="inference"), request, None)[0]
@@ -121,7 +114,7 @@ def test_litert_gets_no_large_depthwise_kernel(tmp_path: Path) -> None:
 def test_onnx_gets_convolutions_and_gelu(tmp_path: Path) -> None:
     part = image_part()
     counted = Counter(each.kind for each in RUNTIMES["onnx"].code.operations(written("onnx", part, tmp_path)))
-    assert counted["Gelu"] > 0 and not counted["Erf"] and counted["Slice"] <= 2
+    assert counted["Gelu"] > 0 and not counted["Erf"]
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnx", "openvino"])

@@ -53,11 +53,6 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Tens
     return tf.reshape(outputs, (*keras.ops.shape(inputs)[:-1], kernel.shape[-1]))
 
 
-def dense_of_vectors(inputs: Any, kernel: Any) -> Tensor:
-    """As the runtime that a program is written for wants it."""
-    return plain.dense_of_vectors(inputs, kernel) if current().sums_in_groups else tf.matmul(inputs, kernel)
-
-
 def convolve(
     inputs: Any,
     kernel: Any,

@@ -39,7 +39,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     Returns:
         "sets", the names of the files, and for "mixed" the "layers" by tower: what each became, and its share.
     """
-    weights = weights_of(model, request.how.formulation.sums_in_groups)
+    weights = weights_of(model)
     wanted = weight_sets(request.recipe, request.how.recipes)
     sets: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
     layers: dict[str, Any] = {}

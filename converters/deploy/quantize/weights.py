@@ -62,13 +62,8 @@ class Weight:
         return None if self.bias is None else np.asarray(keras.ops.convert_to_numpy(self.bias))
 
 
-def weights_of(model: Any, in_groups: bool = True) -> list[Weight]:
-    """The weights of a MobileClipModel in its inference form, large ones alone, in the order of computation.
-
-    Args:
-        model: whose.
-        in_groups: whether the runtime adds up products of vectors in groups.
-    """
+def weights_of(model: Any) -> list[Weight]:
+    """The weights of a MobileClipModel in its inference form, large ones alone, in the order of computation."""
     names = {id(variable): name for name, variable in variables_by_name(model).items()}
     found = {}
     for encoder in filter(None, (model.image_encoder, model.text_encoder)):
@@ -79,7 +74,7 @@ def weights_of(model: Any, in_groups: bool = True) -> list[Weight]:
             kind, variable, channels = about
             if id(variable) in names and np.prod(variable.shape) >= SMALLEST:
                 bias = getattr(layer, "bias", None)
-                vectors = in_groups and isinstance(layer, VectorLinear | ImageProjectionHead)
+                vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
                 group = group_of(variable.shape[0]) if vectors else None
                 found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group)
     return [found[each] for each in names if each in found]

@@ -96,7 +96,7 @@ DISTRIBUTIONS = {
 """The packages' names where they are installed from, by their import names."""
 
 _LARGE_KINDS = ("convolution", "dense", "embedding")
-_CHANNELS_FIRST = Formulation(dense_as_convolution=True, sums_in_groups=False)
+_CHANNELS_FIRST = Formulation(dense_as_convolution=True)
 _FLOATS = ("float32", "fp16")
 _INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
 
