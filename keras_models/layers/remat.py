@@ -1,7 +1,7 @@
 """Rematerialisation: blocks that keep only their inputs, and are computed again for the gradient."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
@@ -12,10 +12,17 @@ from .pure_call import Recomputed
 _asked: ContextVar[bool] = ContextVar("remat", default=False)
 
 
+def remat(asked: bool) -> AbstractContextManager[None]:
+    """Within this context, in this thread, blocks called by `run_block` are computed again for the gradient.
+
+    Where it is not asked for, nothing is touched: `torch.compile` cannot follow the setting of a context variable.
+    """
+    return _asked_for() if asked else nullcontext()
+
+
 @contextmanager
-def remat(asked: bool) -> Iterator[None]:
-    """Within this context, in this thread, blocks called by `run_block` are computed again for the gradient."""
-    token = _asked.set(_asked.get() or asked)
+def _asked_for() -> Iterator[None]:
+    token = _asked.set(True)
     try:
         yield
     finally:

@@ -155,7 +155,7 @@ class MobileClipImageEncoder(Rematerializes, Quantizable, keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs.shape)
         check_float64(self.compute_dtype)
-        with called_by_keras(self, self.backbone), remat(self.remat):
+        with called_by_keras(self, self.backbone), remat(self.remat and bool(training)):
             run = self.backbone if self.tower in IMAGE_TOWERS else partial(run_block, self.backbone)
             return self.projection(run(inputs, training=training))
 

@@ -88,7 +88,7 @@ class MobileClipTextEncoder(TakesTokens, Rematerializes, Quantizable, keras.Mode
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         self._check(inputs)
         check_float64(self.compute_dtype)
-        with called_by_keras(self, self.backbone), remat(self.remat):
+        with called_by_keras(self, self.backbone), remat(self.remat and bool(training)):
             return self.projection(self.backbone(inputs, training=training))
 
     def stage_outputs(self, inputs: Any) -> dict[str, Tensor]:

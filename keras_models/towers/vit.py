@@ -123,8 +123,9 @@ class VisionTransformer(Layer):
         if prefix:
             class_token = class_token + positions[:, :1]
         # The class token is added to a row of zeros. Repeating it along the batch would take an operation that many
-        # runtimes of phones lack, and so would making zeros for a batch of any size.
-        tokens = ops.pad(patches, ((0, 0), (1, 0), (0, 0))) + ops.concatenate([class_token, grid], axis=1)
+        # runtimes of phones lack, and so would making zeros for a batch of any size. `torch.compile` cannot follow
+        # Keras' padding.
+        tokens = ops.concatenate([patches[:, :1] * 0.0, patches], axis=1) + ops.concatenate([class_token, grid], axis=1)
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
