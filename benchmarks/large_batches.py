@@ -5,7 +5,7 @@
 Each number comes from a process of its own: by how much one step raises the peak of its memory, the batch itself left
 out, which lies in memory before. The towers are the small ones of the tests, so that a laptop has room for the whole
 batch, too. JAX compiles each step in the memory that is measured, so it is left out: what XLA says of its programs is
-tested in tests/test_chunk_memory.py.
+tested in tests/test_training_memory.py.
 """
 
 import gc

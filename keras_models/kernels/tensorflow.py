@@ -67,7 +67,8 @@ def convolve(
     height, width = kernel.shape[:2]
     most = current().most_taps
     parts = parts_of_kernel(height, width, most) if most and depthwise else []
-    if len(parts) < 2 or strides > 1 or padding != (height // 2, width // 2) or not height % 2 * width % 2:
+    is_same = strides == 1 and (2 * padding[0] + 1, 2 * padding[1] + 1) == (height, width)
+    if len(parts) < 2 or not is_same:
         options: dict[str, Any] = {"strides": strides, "padding": padding, "depthwise": depthwise, "training": training}
         return plain.convolve(inputs, kernel, bias, **options)
     outputs = bias
