@@ -252,11 +252,14 @@ def main(
         if exports_:
             found = exports(variant, to or list(Runtime), rounds)
             show_exports(variant, found, console)
-            outcome = {f"{variant}, export": {"runtimes": found}}
+            outcome = {f"{variant}, {runtime}, export": taken for runtime, taken in found.items()}
         else:
             rows = latencies(variant, to or list(Runtime), litert_torch, rounds)
             show_latencies(variant, rows, console)
-            outcome = {variant: {"rows": rows}}
+            outcome = {
+                f"{variant}, {runtime}": {"rows": [row for row in rows if row["runtime"] == runtime]}
+                for runtime in to or list(Runtime)
+            }
         if save:
             keep(RESULTS, outcome)
 

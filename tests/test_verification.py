@@ -16,8 +16,10 @@ from mobileclip_keras.converters.conversion.verifying import verify_folder
 from mobileclip_keras.converters.hub.verdict import find_faults, find_gaps
 from mobileclip_keras.keras_models import kernels
 from mobileclip_keras.keras_models.kernels import processor
+from mobileclip_keras.keras_models.models.features import FeatureModel
 from mobileclip_keras.verify import precision
 from mobileclip_keras.verify.compare import ExactCheck, Features, RoundingCheck, measure_cost
+from mobileclip_keras.verify.data import synthetic
 from mobileclip_keras.verify.precision import FLOAT32_BITS, full_float32, kept_bits, switches
 from mobileclip_keras.verify.reason import find_reason
 from mobileclip_keras.verify.report import render
@@ -26,6 +28,7 @@ from mobileclip_keras.verify.running.programs import COMPILED as COMPILED_NAMES
 from mobileclip_keras.verify.verification import Verification
 
 from .converter_support import S0, arrays, write
+from .small import small_model
 from .small_verified import MCI, VIT, Pair, build, rows_of, verdict
 from .support import nightly_on
 
@@ -121,6 +124,16 @@ def places() -> Iterator[Any]:
             if name not in often:
                 marks.append(pytest.mark.nightly)
             yield pytest.param(name, where, id=f"{name} {where}", marks=marks)
+
+
+@pytest.mark.compiles
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow warns, of functions compiled often")
+def test_that_many_models_are_compiled_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model(None, "small_transformer")
+    for _ in range(6):
+        _, program = kernels.compiled(FeatureModel(model), False)
+        program({"text": synthetic.tokens(1, seed=0)})
+    assert "retracing" not in caplog.text
 
 
 @pytest.mark.parametrize(("name", "where"), list(places()))

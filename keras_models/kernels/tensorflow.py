@@ -182,6 +182,20 @@ def half_precisions() -> tuple[str, ...]:
     return ("bfloat16", "float16") if capability >= FIRST_WITH_BFLOAT16 else ("float16",)
 
 
+def compiled(
+    model: keras.Model, thorough: bool = False
+) -> tuple[str, Callable[[dict[str, np.ndarray]], dict[str, Any]]]:
+    """Traced before it is called: TensorFlow warns of calls that trace, and counts Keras' models together."""
+
+    def predict(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        model.make_predict_function()
+        if hasattr(model.predict_function, "get_concrete_function"):  # not if it runs eagerly
+            model.predict_function.get_concrete_function([(batch,)])
+        return model.predict_on_batch(batch)
+
+    return "predict", predict
+
+
 def export_saved_model(model: Any, folder: Any, input_signature: Any, verbose: bool | None = None) -> None:
     """By its variables and one function. `track` would have TensorFlow trace the model for floats, see TakesTokens."""
     archive = keras.export.ExportArchive()
