@@ -199,6 +199,8 @@ def test_to_torch(tmp_path: Path, folder: Path) -> None:
 def test_verify_refuses_what_was_not_converted(tmp_path: Path, image_file: Path) -> None:
     text = run("verify", tmp_path, "--src", image_file, status=1)
     assert "has no conversion.json: it was not written by convert" in text
+    text = run("verify", tmp_path / "nowhere", "--src", image_file, status=1)
+    assert f"There is no folder {tmp_path / 'nowhere'}" in text
 
 
 def test_a_verification_that_fails_ends_with_status_1(

@@ -49,6 +49,8 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     try:
         record = read_json(path, folder=folder)
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise RecordError(f"There is no folder {folder}.") from error
         raise RecordError(f"{folder} has no {name}: it was not written by convert.") from error
     except (OSError, MobileClipError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
