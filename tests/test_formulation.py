@@ -11,7 +11,6 @@ import pytest
 from mobileclip_keras.converters.deploy.jobs import write_part
 from mobileclip_keras.converters.deploy.request import make_request
 from mobileclip_keras.converters.deploy.runtimes.onnx_gelu import with_gelu
-from mobileclip_keras.converters.deploy.runtimes.openvino_depthwise import split_multiplied
 from mobileclip_keras.converters.deploy.runtimes.parts import Part, parts_of
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES, open_tower
 from mobileclip_keras.keras_models import kernels
@@ -161,28 +160,3 @@ def test_gelu_is_told_by_its_numbers() -> None:
         other = with_gelu(erf_model(**changes))  # type: ignore[arg-type]
         assert [node.op_type for node in other.graph.node].count("Erf") == 1, changes
         assert other.opset_import[0].version == 18
-
-
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("strides", [1, 2])
-def test_openvino_makes_one_channel_of_each_at_a_time(biased: bool, strides: int) -> None:
-    openvino = pytest.importorskip("openvino")
-    operations = openvino.opset13
-
-    def made(split: bool) -> Any:
-        given = operations.parameter([2, 4, 9, 9], np.float32)
-        outputs = operations.group_convolution(given, kernel, [strides] * 2, [3, 3], [3, 3], [1, 1], "explicit")
-        outputs = operations.add(outputs, bias) if biased else outputs
-        model = openvino.Model([operations.relu(outputs)], [given])
-        if split:
-            split_multiplied(model)
-        shapes = [
-            list(node.input(1).get_shape()) for node in model.get_ordered_ops() if "Group" in node.get_type_name()
-        ]
-        assert shapes == ([[4, 1, 1, 7, 7]] * 2 if split else [[4, 2, 1, 7, 7]])
-        hint = {"INFERENCE_PRECISION_HINT": "f32"}
-        return openvino.Core().compile_model(model, "CPU", hint)([images])[0]
-
-    kernel, bias = (normal(*shape).astype(np.float32) for shape in ((4, 2, 1, 7, 7), (1, 8, 1, 1)))
-    images = normal(2, 4, 9, 9).astype(np.float32)
-    np.testing.assert_allclose(made(split=True), made(split=False), atol=49 * np.finfo(np.float32).eps * 20)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ..quantize.rounding import BITS, SMALLEST, Axes, fits_half, how_stored, to_integers
-from .openvino_depthwise import split_multiplied
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
 
@@ -20,7 +19,6 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     import openvino
 
     model = openvino.convert_model(str(saved))
-    split_multiplied(model)
     openvino.save_model(model, str(out), compress_to_fp16=False)
 
 
