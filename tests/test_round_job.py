@@ -10,7 +10,8 @@ import pytest
 
 from mobileclip_keras.converters.deploy.quantize import round_job
 from mobileclip_keras.converters.deploy.quantize.means import Means, measuring
-from mobileclip_keras.converters.deploy.quantize.options import Option, option
+from mobileclip_keras.converters.deploy.quantize.options import PRECISIONS, Option, option
+from mobileclip_keras.converters.deploy.quantize.ranking import Nearness
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import rounded_inputs
 from mobileclip_keras.converters.deploy.quantize.weights import Weight
 from mobileclip_keras.converters.deploy.request import make_request
@@ -45,6 +46,35 @@ def test_biases_take_back_what_rounding_adds_to_the_mean() -> None:
         assert np.abs(error).max() < 1e-3 * np.abs(plain).max()
 
 
+def searched(layer: Linear, to: str) -> Mapping[str, str]:
+    """The plan of a model of one layer, all of whose precisions cost nothing."""
+    weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,))
+    options = {weight.name: {name: option(weight, name, {}) for name in PRECISIONS}}
+    shares = {weight.name: dict.fromkeys(PRECISIONS, 0.0)}
+    request = make_request(to, ("text",), quantize="auto", budget=0.98)
+    rows = np.eye(3)
+    return round_job.search_plan([weight], options, shares, lambda: rows, rows, None, request)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "agreement", "holds"),
+    [
+        (0.981, 0.98, True),
+        (0.98, 1.0, False),  # the runtime rounds, too, and then it would not hold
+        (1.0, 0.9799, False),
+        (float("nan"), 1.0, False),
+    ],
+)
+def test_a_plan_holds_with_room_for_the_runtime(
+    cosine: float, agreement: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = Linear(24, use_bias=False, name="fc1")
+    layer.build((None, 160))
+    monkeypatch.setattr(round_job, "nearness", lambda *_: Nearness(cosine, agreement))
+    (precision,) = searched(layer, "litert").values()
+    assert precision == ("int4" if holds else "float32")
+
+
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the job measured means on, and which plans it computed features of, with which layers in integers."""
@@ -77,11 +107,16 @@ def test_means_are_measured_on_half_of_the_rows(spied: dict[str, Any], tmp_path:
     assert spied["rows"] == {len(ROWS["text"]) // 2} and spied["computed"] == []
 
 
-def test_plans_are_judged_as_the_file_will_compute(spied: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to", "in_integers"), [("litert", ["text_encoder/fc1/kernel"]), ("onnx", [])])
+def test_plans_are_judged_as_the_file_will_compute(to: str, in_integers: list[str], spied: dict[str, Any]) -> None:
+    layer = Linear(24, use_bias=False, name="fc1")
+    layer.build((None, 160))
+    assert list(searched(layer, to).values()) == ["int4"] and spied["computed"][-1] == in_integers
+
+
+@pytest.mark.nightly
+def test_a_plan_for_each_layer(tmp_path: Path) -> None:
     made, arrays = rounded("auto", tmp_path, budget=0.9)
-    precisions = {each["layer"]: each["precision"] for each in made["layers"]["text"]}
-    in_integers = {name.rpartition("/")[0] for name in spied["computed"][-1]}
-    assert in_integers <= set(precisions) and any(spied["computed"])
-    assert "int4" in precisions.values() and set(arrays) == {"int8", "int4", "mixed"}
-    rounded("auto", tmp_path, to="onnx", budget=0.9)
-    assert spied["computed"][-1] == []
+    layers = made["layers"]["text"]
+    assert "int4" in {each["precision"] for each in layers} and set(arrays) == {"int8", "int4", "mixed"}
+    assert sum(each["share_of_error"] for each in layers) == pytest.approx(1)

@@ -63,7 +63,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
             shares = measure_shares(encode, rows[tower], exact[tower], own, options, dynamic)
             compute = partial(_features, encode, rows[tower])
             others = next((exact[each] for each in request.towers if each != tower), None)
-            plan = _search(own, options, shares, compute, exact[tower], others, request)
+            plan = search_plan(own, options, shares, compute, exact[tower], others, request)
             sets["mixed"] |= changes(own, options, plan)
             layers[tower] = _listed(own, plan, shares)
     for name, arrays in sets.items():
@@ -71,7 +71,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     return {"sets": list(sets), "layers": layers}
 
 
-def _search(
+def search_plan(
     weights: list[Weight],
     options: Options,
     shares: Shares,
@@ -80,6 +80,17 @@ def _search(
     others: np.ndarray | None,
     request: Request,
 ) -> Plan:
+    """The smallest plan whose features are within the budget, with some room for the runtime's own rounding.
+
+    Args:
+        weights: of one tower.
+        options: by weight and precision.
+        shares: of the error.
+        compute: the tower's features, with the weights that it has then.
+        exact: the float tower's features.
+        others: the other tower's; None where there is none.
+        request: says the budget, and in which runtime.
+    """
     budget = request.budget or DEFAULT_BUDGET
     stricter = 1 - (1 - MARGIN) * (1 - budget)
 

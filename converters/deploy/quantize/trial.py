@@ -84,7 +84,7 @@ def try_all(folders: dict[str, Path], request: Request, inputs: ProofInputs) -> 
     found: dict[str, dict[str, TowerTrial]] = {name: {} for name in folders}
     for tower in request.towers:
         sizes = {name: tower_bytes(folder, tower) for name, folder in folders.items()}
-        times = _times(folders, request, inputs, tower)
+        times = call_times(folders, request, inputs, tower)
         theirs = _of(exact, tower)
         others = next((_of(exact, each) for each in request.towers if each != tower), None)
         for name in folders:
@@ -133,19 +133,30 @@ def _of(features: Features, tower: str) -> np.ndarray:
     return array
 
 
-def _times(folders: dict[str, Path], request: Request, inputs: ProofInputs, tower: str) -> dict[str, float]:
-    """The least seconds of one call, for the smallest batch; of a free one, for one row."""
+def call_times(
+    folders: dict[str, Path], request: Request, inputs: ProofInputs, tower: str, least: float = SECONDS
+) -> dict[str, float]:
+    """The least seconds of one call, for the smallest batch; of a free one, for one row.
+
+    Args:
+        folders: of each candidate's files, by name.
+        request: that they were made by.
+        inputs: to run on.
+        tower: "image" or "text".
+        least: for how many seconds each candidate is timed at least.
+    """
     batch = min(request.batches, default=1)
     runs = {name: _timed(folder, request, inputs, tower, batch) for name, folder in folders.items()}
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + SECONDS * len(runs)
-    while len(seconds["float32"]) < TURNS or time.perf_counter() < end:
+    end, turns = time.perf_counter() + least * len(runs), 0
+    while turns < TURNS or time.perf_counter() < end:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+        turns += 1
     return {name: min(each) for name, each in seconds.items()}
 
 
