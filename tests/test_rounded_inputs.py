@@ -11,6 +11,8 @@ from mobileclip_keras.converters.deploy.quantize.rounded_inputs import in_intege
 from mobileclip_keras.converters.deploy.quantize.shares import measure_shares
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
+from mobileclip_keras.keras_models.kernels.plain import group_of
+from mobileclip_keras.keras_models.layers.dense import VectorLinear
 
 from .small import small_model
 from .support import TOKENS
@@ -36,12 +38,30 @@ def test_each_row_has_256_levels_of_its_own() -> None:
     assert np.abs(made - rows)[0, 0].max() > 100 * np.abs(made - rows)[0, 1].max() > 0
 
 
+def test_the_levels_of_a_row_reach_to_zero() -> None:
+    rows = np.random.default_rng(0).uniform(90, 100, (1, 500)).astype(np.float32)
+    for made in (in_bytes(rows, 500), -in_bytes(-rows, 500)):
+        assert np.allclose(np.diff(np.unique(made)).min(), rows.max() / 255, rtol=1e-3)
+
+
 def test_neighbours_have_levels_of_their_own_where_a_layer_takes_them_apart() -> None:
     rows = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     rows[:, 40:] *= 1000
     errors = [np.abs(in_bytes(rows, size) - rows)[:, :32].max() for size in (64, 32)]
     assert errors[0] > 1 > 0.1 > errors[1]
     assert np.array_equal(in_bytes(rows, 32)[:, :32], in_bytes(rows[:, :32], 32))
+
+
+def test_a_layer_of_groups_rounds_each_by_itself() -> None:
+    layer = VectorLinear(24, use_bias=False, name="projection")
+    layer.build((None, 192))
+    weight = Weight("text_encoder/projection/kernel", "dense", layer, layer.kernel, None, (1,), group_of(192))
+    rows = np.random.default_rng(0).normal(size=(2, 192)).astype(np.float32)
+    rows[:, 191] = 1000
+    with rounded_inputs([weight]):
+        made = keras.ops.convert_to_numpy(layer(rows))
+    apart = [keras.ops.convert_to_numpy(layer(in_bytes(rows, size))) for size in (64, 192)]
+    assert np.array_equal(made, apart[0]) and np.abs(made - apart[1]).max() > 0.01
 
 
 def test_only_layers_that_compute_in_integers_round() -> None:

@@ -31,11 +31,11 @@ def kernel_of(precision: str) -> np.ndarray:
 def float_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """LiteRT files of dense layers, by the precision that their numbers fit; stored as floats. Not to be changed."""
     place = tmp_path_factory.mktemp("floats")
-    return {name: litert_file(kernel_of(name), place / f"of_{name}.tflite") for name in PRECISIONS}
+    return {name: written(kernel_of(name), place / f"of_{name}.tflite") for name in PRECISIONS}
 
 
-def litert_file(kernel: np.ndarray, path: Path) -> Path:
-    """A dense layer, or a 1 x 1 convolution, as a LiteRT file."""
+def written(kernel: np.ndarray, path: Path, to: str = "litert") -> Path:
+    """A dense layer, or a 1 x 1 convolution, as a runtime's file."""
     import tensorflow as tf
 
     module: Any = tf.Module()
@@ -48,7 +48,7 @@ def litert_file(kernel: np.ndarray, path: Path) -> Path:
         return {"features": product}
 
     tf.saved_model.save(module, str(path.with_suffix("")), signatures={"serving_default": serve})
-    LITERT.code.write(path.with_suffix(""), path, (1,))
+    RUNTIMES[to].code.write(path.with_suffix(""), path, (1,))
     return path
 
 
@@ -113,6 +113,15 @@ def test_dense_layers_compute_in_integers(
 
 
 def test_convolutions_of_few_levels_get_8_bits_and_compute_in_floats(tmp_path: Path) -> None:
-    path = litert_file(kernel_of("int4")[None, None], tmp_path / "convolution.tflite")
+    path = written(kernel_of("int4")[None, None], tmp_path / "convolution.tflite")
     store_rounded(LITERT, path, integers=True)
     assert "INT4" not in {*kinds_of(path).values(), *restored(path)}
+
+
+@pytest.mark.nightly
+def test_openvino_takes_folders_with_commas(tmp_path: Path) -> None:
+    """Its converter takes a comma in a path for the end of the path."""
+    (tmp_path / "cats, dogs").mkdir()
+    path = written(KERNEL, tmp_path / "cats, dogs" / "dense.xml", "openvino")
+    (made,) = RUNTIMES["openvino"].code.open_tower(path, 1, "float32")({"rows": ROWS}).values()
+    assert np.allclose(made, ROWS @ KERNEL, atol=1e-3)
