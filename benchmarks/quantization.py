@@ -1,7 +1,8 @@
 """What each recipe of `export --quantize` costs: size, time, nearness to float32, and right answers about shapes.
 
     python benchmarks/quantization.py shapes --to litert --save
-    python benchmarks/quantization.py s0 --kind "heavy tails" --budget 0.998 --save
+    python benchmarks/quantization.py s0 --kind "heavy tails" --folder /tmp/s0
+    python benchmarks/quantization.py s0 --kind "heavy tails" --folder /tmp/s0 --save  # the times alone, then in peace
 
 All recipes are written and run side by side, as `--quantize auto` does. "shapes" has its trained weights, is measured
 on pictures and captions like those of its training, and then asked the zero-shot task, which has other pictures. Other
@@ -29,6 +30,7 @@ from mobileclip_keras.converters.deploy.processes import in_own_process
 from mobileclip_keras.converters.deploy.proofs.inputs import ProofInputs
 from mobileclip_keras.converters.deploy.proofs.proof import in_batches
 from mobileclip_keras.converters.deploy.quantize.choosing import try_recipes
+from mobileclip_keras.converters.deploy.quantize.trial import call_times
 from mobileclip_keras.converters.deploy.request import Request, make_request
 from mobileclip_keras.converters.deploy.runtimes.registry import open_tower
 from mobileclip_keras.keras_models.inputs.tokenizer import Tokenizer
@@ -45,6 +47,9 @@ CALIBRATED = 64
 """Pictures and captions that shapes is measured on."""
 BATCH = 16
 """Of the task, where a file takes any."""
+TIMED = 2.0
+"""Seconds for which each recipe is timed at least."""
+FOUND = "found.json"
 
 
 def checkpoint_of(variant: Variant, kind: str, path: Path) -> Path:
@@ -60,7 +65,7 @@ def checkpoint_of(variant: Variant, kind: str, path: Path) -> Path:
     state = draw(
         kind, entries, 0, lambda state: build_reference(*towers, state, "apple", dtype="float32"), fixed_inputs(variant)
     )
-    save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
+    save_file({name: np.array(array, order="C") for name, array in state.items()}, path)  # scalars stay scalars
     return path
 
 
@@ -89,6 +94,11 @@ def shapes_inputs() -> ProofInputs:
     return ProofInputs(Inputs(images, np.asarray(Tokenizer()(list(texts))), texts, texts), None)
 
 
+def inputs_of(variant: Variant) -> ProofInputs:
+    """What a variant is measured on."""
+    return shapes_inputs() if variant.is_ours else ProofInputs(fixed_inputs(variant), None)
+
+
 def measure(folder: Path, variant: Variant, request: Request, place: Path, console: Console) -> dict[str, Any]:
     """Each recipe's cost."""
     spec = {"folder": str(folder), "request": request_to_json(request), "variant": variant.name}
@@ -100,13 +110,26 @@ def measure(folder: Path, variant: Variant, request: Request, place: Path, conso
     def round_weights(rows: Path, out: Path) -> dict[str, Any]:
         return in_own_process("round", {**spec, "rows": str(rows), "out": str(out)}, "tensorflow")
 
-    inputs = shapes_inputs() if variant.is_ours else ProofInputs(fixed_inputs(variant), None)
-    tried = try_recipes(request, inputs, place, convert, round_weights, bars(console))
+    tried = try_recipes(request, inputs_of(variant), place, convert, round_weights, bars(console))
     found = {trial.name: trial.to_json()["towers"] for trial in tried.trials}
     if variant.is_ours and len(request.towers) == 2:
         for name, path in tried.folders.items():
             found[name]["accuracy"] = right_answers(path, request).to_json()
     return {"recipes": found, "layers": tried.layers}
+
+
+def add_times(found: dict[str, Any], place: Path, variant: Variant, request: Request) -> None:
+    """Puts the times of all recipes, as parts of float32's, into what was found: of two threads, and of one."""
+    folders = {name: place / name for name in found["recipes"]}
+    code, inputs = request.how.code, inputs_of(variant)
+    for threads, key in ((1, "latency_of_one_thread"), (2, "latency")):
+        if threads == 1 and not hasattr(code, "THREADS"):
+            continue  # OpenVINO takes what there is
+        code.THREADS = threads
+        for tower in request.towers:
+            times = call_times(folders, request, inputs, tower, TIMED)
+            for name, seconds in times.items():
+                found["recipes"][name][tower][key] = seconds / times["float32"]
 
 
 def right_answers(folder: Path, request: Request) -> task.Accuracy:
@@ -126,7 +149,9 @@ def right_answers(folder: Path, request: Request) -> task.Accuracy:
 
 def table_of(title: str, found: dict[str, Any]) -> Table:
     """For people."""
-    table = Table("recipe", "tower", "size", "time", "smallest cosine", "agreement", "accuracy", title=title)
+    table = Table(
+        "recipe", "tower", "size", "time", "of one thread", "smallest cosine", "agreement", "accuracy", title=title
+    )
     for name, towers in found["recipes"].items():
         for tower in ("image", "text"):
             if cost := towers.get(tower):
@@ -137,6 +162,7 @@ def table_of(title: str, found: dict[str, Any]) -> Table:
                     tower,
                     f"{cost['size']:.3f}",
                     f"{cost['latency']:.2f}",
+                    f"{cost['latency_of_one_thread']:.2f}" if "latency_of_one_thread" in cost else "",
                     "none" if near is None else f"{near:.4f}",
                     f"{cost['agreement']:.3f}",
                     "" if right is None else f"{right:.2%}",
@@ -150,22 +176,38 @@ def main(
     kind: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(KINDS)}; shapes has its own.")] = "heavy tails",
     towers: Annotated[str, typer.Option(help="image, text or both between a comma.")] = "image,text",
     budget: Annotated[float, typer.Option(help="Of auto.")] = 0.998,
+    folder: Annotated[
+        Path | None, typer.Option(help="For the files. Where it has them already, their times alone are measured.")
+    ] = None,
     save: Annotated[bool, typer.Option("--save", help="Adds the outcome to results/quantization.json.")] = False,
 ) -> None:
     """Measures, and prints what came out."""
     console, about = Console(width=120), get_variant(variant)
     request = make_request(to, ("image", "text"), towers=towers, quantize="auto", budget=budget)
     with tempfile.TemporaryDirectory() as beside:
-        folder = converted(about, kind, Path(beside))
-        place = Path(beside, "candidates")
-        place.mkdir()
-        found = measure(folder, about, request, place, console)
+        found = found_in(folder or Path(beside), kind, about, request, console)
     weights = "trained" if about.is_ours else kind
     title = f"{about.short_name}, {weights}, {to}, {towers}, budget {budget:g}"
     console.print(table_of(title, found))
     console.print_json(json.dumps(found["layers"]))
     if save:
         keep(RESULTS, {title: found})
+
+
+def found_in(folder: Path, kind: str, variant: Variant, request: Request, console: Console) -> dict[str, Any]:
+    """What each recipe costs. Its files are written into a folder, unless they are there."""
+    place = folder / f"{request.runtime}, {','.join(request.towers)}, {request.budget:g}"
+    if not (place / FOUND).exists():
+        keras = folder / "keras"
+        if not keras.exists():
+            folder.mkdir(exist_ok=True)
+            converted(variant, kind, folder)
+        place.mkdir()
+        found = measure(keras, variant, request, place, console)
+        (place / FOUND).write_text(json.dumps(found))
+    found = json.loads((place / FOUND).read_text())
+    add_times(found, place, variant, request)
+    return found
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mobileclip_keras.converters.deploy.quantize.calibration import find_calibra
 from mobileclip_keras.converters.deploy.quantize.options import option
 from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
 from mobileclip_keras.converters.deploy.quantize.rounding import SMALLEST
+from mobileclip_keras.converters.deploy.quantize.trial import SLOWER
 from mobileclip_keras.converters.deploy.quantize.weights import weights_of
 from mobileclip_keras.converters.deploy.request import DeployError, make_request
 from mobileclip_keras.converters.deploy.runtimes.parts import parts_of
@@ -191,7 +192,8 @@ def test_auto_takes_the_smallest_that_holds(auto: Exported) -> None:
     }
 
     def holds(towers: Any) -> bool:
-        return all(tower["smallest_cosine"] >= 0.97 and tower["agreement"] >= 0.97 for tower in towers.values())
+        near = (min(tower["smallest_cosine"], tower["agreement"]) >= 0.97 for tower in towers.values())
+        return all(near) and all(tower["latency"] <= SLOWER for tower in towers.values())
 
     def size(name: str) -> int:
         return sum(tower["bytes"] for tower in tried[name].values())

@@ -267,6 +267,26 @@ def test_the_smallest_candidate_that_holds_is_chosen_and_the_fastest_of_its_size
     assert choose([plain, trial("fp16", 200, float("nan"))], 0.1).name == "float32"
 
 
+def test_a_candidate_that_is_slower_than_float32_is_not_chosen() -> None:
+    plain, int8 = trial("float32", 400, 1), trial("int8", 100, 0.999, latency=0.8)
+    assert choose([plain, int8, trial("mixed", 80, 0.999, latency=1.6)], 0.995).name == "int8"
+    assert choose([plain, int8, trial("mixed", 80, 0.999, latency=1.05)], 0.995).name == "mixed"
+    text = trial("mixed", 80, 0.999, latency=3.0).towers["image"]
+    one_slow = Trial("mixed", {**trial("mixed", 80, 0.999, latency=0.5).towers, "text": text})
+    assert choose([plain, int8, one_slow], 0.995).name == "int8"
+
+
+def test_a_candidate_holds_at_the_budget_itself() -> None:
+    plain = trial("float32", 400, 1)
+    assert choose([plain, trial("int8", 100, 0.995, 1.0)], 0.995).name == "int8"
+    assert choose([plain, trial("int8", 100, 1.0, 0.995)], 0.995).name == "int8"
+    below = np.nextafter(0.995, 0)
+    for worse in (trial("int8", 100, below), trial("int8", 100, 1.0, below)):
+        assert choose([plain, worse], 0.995).name == "float32"
+        with pytest.raises(DeployError, match="below the budget"):
+            check_trial(worse, 0.995)
+
+
 def test_a_recipe_that_breaks_its_budget_or_gives_no_numbers_is_refused() -> None:
     check_trial(trial("int8", 100, 0.9), None)
     with pytest.raises(DeployError, match=r"smallest cosine is 0\.9000 and 100\.0% of its best matches stay, below"):

@@ -11,6 +11,7 @@ from .contents.bundle import request_from_json
 from .half import round_to_half, split, store_rounded
 from .proofs.inputs import ProofInputs, proof_inputs
 from .proofs.proof import FREE_BATCH, in_batches
+from .quantize.recipes import IN_INTEGERS
 from .request import Request
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _write_all(
             batches = split(images if part.name == "image" else texts, (request.batches or (1,))[0])
             facts["float16"][part.name] = round_to_half(request.how, path, batches)
         elif recipe != "float32":
-            store_rounded(request.how, path, integers=recipe == "int8")
+            store_rounded(request.how, path, integers=recipe in IN_INTEGERS)
         if part.name == "text_lookup":
             texts = _looked_up(path, request, texts)
         request.how.code.describe(path, {**about, "recipe": recipe, "tower": part.name, **metadata(part)})

@@ -5,12 +5,16 @@ RECIPES = ("float32", "fp16", "int8-weights", "int8", "int4-weights", "auto")
 
 float32: as they are. fp16: halved; layers whose activations leave float16's range stay float32. int8-weights: integers
 of 8 bits, computed with as floats. int8: the same, and dense layers compute in integers. int4-weights: integers of 4
-bits where the runtime has them, else of 8. auto: a precision for each layer, the smallest file whose ranking holds.
+bits where the runtime has them, else of 8; dense layers of 4 bits compute in integers in LiteRT, which has no other
+program for them. auto: a precision for each layer, the smallest file whose ranking holds and that is not slower than
+float32's.
 """
 MEASURED = RECIPES[1:]
 """Those that are compared with float32, and whose result is written down."""
 BY_LAYER = ("int8-weights", "int8", "int4-weights", "auto")
 """Those that are measured on inputs: of the user's where there are some."""
+IN_INTEGERS = ("int8", "mixed")
+"""Candidates whose dense layers compute in integers where their weights are integers, if the runtime can."""
 CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", "mixed": "mixed"}
 """What can be tried, and the set of rounded weights that it stores."""
 WORDS = {"mixed": "a precision for each layer"}

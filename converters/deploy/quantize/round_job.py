@@ -15,6 +15,7 @@ from .means import measuring
 from .options import Option, Plan, option, precisions, uniform_plan
 from .ranking import nearness
 from .recipes import DEFAULT_BUDGET, weight_sets
+from .rounded_inputs import in_integers, rounded_inputs
 from .search import plans_by_size, smallest_that_holds
 from .shares import Shares, measure_shares
 from .weights import Weight, weights_of
@@ -58,11 +59,11 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
             if name in wanted:
                 sets[name] |= changes(own, options, uniform_plan(own, name, request.how))
         if "mixed" in wanted:
-            shares = measure_shares(encode, rows[tower], exact[tower], own, options)
+            dynamic = [weight for weight in own if weight.kind in request.how.integers]
+            shares = measure_shares(encode, rows[tower], exact[tower], own, options, dynamic)
             compute = partial(_features, encode, rows[tower])
             others = next((exact[each] for each in request.towers if each != tower), None)
-            budget = request.budget or DEFAULT_BUDGET
-            plan = _search(own, options, shares, compute, exact[tower], others, budget)
+            plan = search_plan(own, options, shares, compute, exact[tower], others, request)
             sets["mixed"] |= changes(own, options, plan)
             layers[tower] = _listed(own, plan, shares)
     for name, arrays in sets.items():
@@ -70,19 +71,32 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     return {"sets": list(sets), "layers": layers}
 
 
-def _search(
+def search_plan(
     weights: list[Weight],
     options: Options,
     shares: Shares,
     compute: Callable[[], np.ndarray],
     exact: np.ndarray,
     others: np.ndarray | None,
-    budget: float,
+    request: Request,
 ) -> Plan:
+    """The smallest plan whose features are within the budget, with some room for the runtime's own rounding.
+
+    Args:
+        weights: of one tower.
+        options: by weight and precision.
+        shares: of the error.
+        compute: the tower's features, with the weights that it has then.
+        exact: the float tower's features.
+        others: the other tower's; None where there is none.
+        request: says the budget, and in which runtime.
+    """
+    budget = request.budget or DEFAULT_BUDGET
     stricter = 1 - (1 - MARGIN) * (1 - budget)
 
     def holds(plan: Plan) -> bool:
-        with changed(weights, changes(weights, options, plan)):
+        computed = in_integers(weights, plan, request.how)
+        with changed(weights, changes(weights, options, plan)), rounded_inputs(computed):
             near = nearness(compute(), exact, others)
         return near.smallest_cosine >= stricter and near.agreement >= budget
 

@@ -3,14 +3,18 @@
 To first order, the error of an image's features is a sum of one term for each layer: the features' derivative by the
 weight, times the change of the weight. One backward pass from a random direction gives the derivatives by all weights
 at once. The mean over directions of the squared term is the squared length of the layer's error.
+
+A layer that computes in integers has one term more: the derivative by what it is given, times what rounding changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .options import Option
+from .rounded_inputs import rounded_inputs
+from .rounding import BITS
 from .weights import Weight
 
 PROBED = 6
@@ -28,6 +32,7 @@ def measure_shares(
     features: np.ndarray,
     weights: list[Weight],
     options: Mapping[str, Mapping[str, Option]],
+    dynamic: Sequence[Weight] = (),
 ) -> Shares:
     """Runs one row after the other, forward and backward. TensorFlow must be Keras' backend.
 
@@ -37,6 +42,7 @@ def measure_shares(
         features: of those.
         weights: of one tower.
         options: by weight and precision.
+        dynamic: those whose layers compute in integers where they are integers.
     """
     import tensorflow as tf
 
@@ -48,18 +54,41 @@ def measure_shares(
     for row in picked:
         for _ in range(DIRECTIONS):
             direction = tf.constant(chance.standard_normal(features.shape[1:]), tf.float32)
+            given: dict[str, tuple[Any, Any]] = {}
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(variables)
-                along = tf.reduce_sum(encode(tf.constant(rows[row : row + 1]))[0] * direction)
-            slopes = dict(zip(map(id, variables), tape.gradient(along, variables), strict=True))
+                with rounded_inputs(dynamic, _watched(tape, given)):
+                    along = tf.reduce_sum(encode(tf.constant(rows[row : row + 1]))[0] * direction)
+            inputs = [each for each, _ in given.values()]
+            slopes_of = tape.gradient(along, [*variables, *inputs])
+            slopes = dict(zip(map(id, [*variables, *inputs]), slopes_of, strict=True))
             for weight in weights:
                 kernel = _numbers(slopes[id(weight.variable.value)])
                 bias = None if weight.bias is None else _numbers(slopes[id(weight.bias.value)])
                 for precision, option in options[weight.name].items():
                     term = _change(kernel, option.kernel, weight.value())
                     term += _change(bias, option.bias, weight.bias_value())
-                    found[weight.name][precision] += term**2 / max(float(spread[row]), 1e-12) / len(picked) / DIRECTIONS
+                    squares = term**2
+                    if weight.name in given and precision in BITS:
+                        squares += _change_of_inputs(slopes, *given[weight.name]) ** 2
+                    found[weight.name][precision] += squares / max(float(spread[row]), 1e-12) / len(picked) / DIRECTIONS
     return found
+
+
+def _watched(tape: Any, given: dict[str, tuple[Any, Any]]) -> Callable[[Weight, Any, Any], Any]:
+    """Notes what layers are given, and that rounded; lets them compute with what they are given."""
+
+    def note(weight: Weight, inputs: Any, rounded: Any) -> Any:
+        tape.watch(inputs)
+        given[weight.name] = inputs, rounded
+        return inputs
+
+    return note
+
+
+def _change_of_inputs(slopes: Mapping[int, Any], inputs: Any, rounded: Any) -> float:
+    """To first order, what rounding a layer's inputs adds."""
+    return _change(_numbers(slopes[id(inputs)]), rounded.numpy(), inputs.numpy())
 
 
 def _numbers(slope: Any) -> np.ndarray | None:

@@ -15,8 +15,11 @@ from ..request import DeployError, Request
 from ..runtimes.registry import open_tower
 from .ranking import Nearness, nearness
 
-TIMED = 5
-"""Runs whose median is taken, after one that is not timed; those of all candidates take turns."""
+TURNS, SECONDS = 5, 0.1
+"""How often and how long each candidate is timed at least; all take turns. The least time counts: what else a machine
+does only ever adds to it."""
+SLOWER = 1.25
+"""Times float32's latency, from which a candidate is slower. A busy machine's clock is no better than that."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Trial:
         """Whether every tower is within a budget."""
         return all(tower.near.holds(budget) for tower in self.towers.values())
 
+    def is_slower(self) -> bool:
+        """Whether a tower is slower than float32's."""
+        return any(tower.latency > SLOWER for tower in self.towers.values())
+
     def to_json(self) -> dict[str, Any]:
         """As bundle.json has it."""
         return {"recipe": self.name, "towers": {name: tower.to_json() for name, tower in self.towers.items()}}
@@ -77,7 +84,7 @@ def try_all(folders: dict[str, Path], request: Request, inputs: ProofInputs) -> 
     found: dict[str, dict[str, TowerTrial]] = {name: {} for name in folders}
     for tower in request.towers:
         sizes = {name: tower_bytes(folder, tower) for name, folder in folders.items()}
-        times = _times(folders, request, inputs, tower)
+        times = call_times(folders, request, inputs, tower)
         theirs = _of(exact, tower)
         others = next((_of(exact, each) for each in request.towers if each != tower), None)
         for name in folders:
@@ -96,8 +103,11 @@ def tower_bytes(folder: Path, tower: str) -> int:
 
 
 def choose(trials: list[Trial], budget: float) -> Trial:
-    """The smallest candidate that holds; of those within a hundredth of its size, the fastest. Float32 always holds."""
-    held = [trial for trial in trials if trial.name == "float32" or trial.holds(budget)]
+    """The smallest candidate that holds and is not slower than float32, which always holds.
+
+    Of those within a hundredth of its size it is the fastest.
+    """
+    held = [each for each in trials if each.name == "float32" or (each.holds(budget) and not each.is_slower())]
     least = min(trial.bytes for trial in held)
     near = [trial for trial in held if trial.bytes <= 1.01 * least]
     return min(near, key=lambda trial: sum(tower.latency for tower in trial.towers.values()))
@@ -123,19 +133,31 @@ def _of(features: Features, tower: str) -> np.ndarray:
     return array
 
 
-def _times(folders: dict[str, Path], request: Request, inputs: ProofInputs, tower: str) -> dict[str, float]:
-    """Seconds of one call, for the smallest batch; of a free one, for one row."""
+def call_times(
+    folders: dict[str, Path], request: Request, inputs: ProofInputs, tower: str, least: float = SECONDS
+) -> dict[str, float]:
+    """The least seconds of one call, for the smallest batch; of a free one, for one row.
+
+    Args:
+        folders: of each candidate's files, by name.
+        request: that they were made by.
+        inputs: to run on.
+        tower: "image" or "text".
+        least: for how many seconds each candidate is timed at least.
+    """
     batch = min(request.batches, default=1)
     runs = {name: _timed(folder, request, inputs, tower, batch) for name, folder in folders.items()}
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(TIMED):
+    end, turns = time.perf_counter() + least * len(runs), 0
+    while turns < TURNS or time.perf_counter() < end:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(each)) for name, each in seconds.items()}
+        turns += 1
+    return {name: min(each) for name, each in seconds.items()}
 
 
 def _timed(folder: Path, request: Request, inputs: ProofInputs, tower: str, batch: int) -> Callable[[], Any]:

@@ -72,7 +72,8 @@ _WEIGHTS = {
     "BATCH_MATMUL": (1, -1),
 }
 """Operations with weights: which input these are, and the axis that counts channels."""
-_NO_INT4 = ("DEPTHWISE_CONV_2D", "BATCH_MATMUL")
+_INT4 = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+"""What the runtime computes from 4 bits. Of others it would make floats at every call: twice the time, or more."""
 _NO_HALF = ("BATCH_MATMUL",)
 """What the quantiser has no smaller type for, though the runtime may."""
 
@@ -83,7 +84,8 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
     Args:
         float32: a file that `write` wrote.
         out: to be written.
-        integers: whether dense layers with weights of integers compute in integers, which rounds what they are given.
+        integers: whether dense layers with weights of 8 bits compute in integers, which rounds what they are given.
+            Those with weights of 4 bits do always: for floats the runtime has no program.
     """
     import re
 
@@ -98,7 +100,7 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         storing.update_quantization_recipe(
             regex=f"^{re.escape(name)};",
             operation_name=TFLOperationName[kind],
-            op_config=_stored_as(dtype, axes, kind == "EMBEDDING_LOOKUP" or (integers and kind == "FULLY_CONNECTED")),
+            op_config=_stored_as(dtype, axes, _in_integers(kind, dtype, integers)),
             algorithm_key=casting,
         )
     if chosen:
@@ -107,8 +109,13 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         out.write_bytes(float32.read_bytes())
 
 
+def _in_integers(kind: str, dtype: str, asked: bool) -> bool:
+    """Whether an operation takes its weights as integers. A look-up does, and makes floats of a few rows."""
+    return kind == "EMBEDDING_LOOKUP" or (kind == "FULLY_CONNECTED" and (asked or dtype == "int4"))
+
+
 def _stored_as(dtype: str, axes: Axes, integers: bool) -> Any:
-    """How the quantiser shall store an operation's weights. A look-up takes integers and makes floats of a few rows.
+    """How the quantiser shall store an operation's weights.
 
     Args:
         dtype: of the weights.
@@ -139,7 +146,7 @@ def _storable(path: Path) -> Iterator[tuple[str, str, str, Axes]]:
     for kind, name, array, buffer in _weights(path):
         if (buffer, kind) not in known:
             axis = _WEIGHTS[kind][1]
-            allowed = ("int8",) if kind in _NO_INT4 else ("int4", "int8")
+            allowed = ("int4", "int8") if kind in _INT4 else ("int8",)
             known[buffer, kind] = how_stored(array, (axis % array.ndim,), allowed)
         dtype, axes = known[buffer, kind]
         if dtype != "float32" and not (kind in _NO_HALF and dtype == "float16"):

@@ -1,6 +1,8 @@
 """Towers as OpenVINO files (.xml and .bin): written and run by openvino."""
 
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,21 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
     """Converts a SavedModel, in float32. Inputs and outputs keep their names."""
     import openvino
 
-    model = openvino.convert_model(str(saved))
+    with _without_comma(saved) as path:
+        model = openvino.convert_model(str(path))
     openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+@contextmanager
+def _without_comma(path: Path) -> Iterator[Path]:
+    """Within this context, a way to a folder that openvino does not take for a list of several."""
+    if "," not in str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as beside:
+        link = Path(beside, "saved")
+        link.symlink_to(path.resolve(), target_is_directory=True)
+        yield link
 
 
 def write_fp16(float32: Path, out: Path, kept: list[str]) -> list[str]:
