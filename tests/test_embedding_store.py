@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
     assert (mended.new, mended.there, mended.unreadable) == (1, 3, 0)
     assert "00001.png" not in {Path(each["name"]).name for each in Store.open(tmp_path / "store").unreadable()}
     assert len(Store.open(tmp_path / "store").unreadable()) == len(listed) - 1, "what was not looked at stays listed"
+
+
+def test_the_list_goes_once_all_is_mended(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 2)
+    Path(files[1]).write_bytes(b"broken")
+    assert run(tmp_path / "store", *files).unreadable == 1 and (tmp_path / "store" / "unreadable.jsonl").exists()
+    Path(files[1]).write_bytes(picture(1))
+    with open(tmp_path / "store" / "unreadable.jsonl", "ab") as file:
+        file.write(b'{"name": "x"}\n[1]\n\xff{"id": "no hash", "name": "y", "reason": "z"}\n')
+    assert run(tmp_path / "store", *files).new == 1 and not (tmp_path / "store" / "unreadable.jsonl").exists()
 
 
 @both
@@ -245,18 +256,21 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     assert run(tmp_path / "store", tmp_path / "photos").new == 2
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), DataError("no text tower")], ids=repr)
 @both
-def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_written_while_the_run_goes_on(
+    place: str, stop: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(filling, "ROWS", 8)
     files = pictures(tmp_path / "photos", 30)
 
     class Stops(StubEmbedder):
         def pixels(self, batch: np.ndarray) -> np.ndarray:
             if len(self.batches) == 5:
-                raise KeyboardInterrupt
+                raise stop
             return super().pixels(batch)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(stop)):
         run(tmp_path / place, tmp_path / "photos", embedder=Stops())
     assert sorted(part.rows for part in Store.open(tmp_path / place).parts()) == [4, 8, 8]
     seen: list[int] = []
@@ -265,10 +279,13 @@ def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, mon
 
 
 def test_a_part_is_written_after_some_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "SECONDS", -1.0)
-    pictures(tmp_path / "photos", 10)
+    now = iter(range(0, 10_000, 25))  # a batch takes some time
+    clock = SimpleNamespace(monotonic=lambda: float(next(now)))
+    pictures(tmp_path / "photos", 30)
+    monkeypatch.setattr(filling, "time", clock)
     run(tmp_path / "store", tmp_path / "photos")
-    assert sorted(part.rows for part in Store.open(tmp_path / "store").parts()) == [2, 4, 4]
+    found = sorted(part.rows for part in Store.open(tmp_path / "store").parts())
+    assert found == [6, 12, 12], "after 60 s, which begin again with each part"
 
 
 @both
