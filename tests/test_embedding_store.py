@@ -16,11 +16,11 @@ import pytest
 from filelock import FileLock
 
 from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
-from mobileclip_keras.keras_models.tasks.embedding import filling
+from mobileclip_keras.keras_models.tasks.embedding import filling, reading
 from mobileclip_keras.keras_models.tasks.embedding.errors import DataError, FingerprintError, StoreError
 from mobileclip_keras.keras_models.tasks.embedding.filling import Outcome, fill
 from mobileclip_keras.keras_models.tasks.embedding.ledger import Ledger
-from mobileclip_keras.keras_models.tasks.embedding.parts import Rows
+from mobileclip_keras.keras_models.tasks.embedding.parts import Part, Rows
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
 from tests.embedding_support import FINGERPRINT, STORES, WIDTH, StubEmbedder, picture, pictures, rows_of, shard
 
@@ -80,6 +80,37 @@ def test_a_folder_may_be_named_in_any_way(tmp_path: Path, monkeypatch: pytest.Mo
     pictures(tmp_path / "photos", 2, first=5)
     assert run(Path("../store"), tmp_path).new == 2  # the store lies below, and is no data
     assert len(Store.open(tmp_path / "store")) == 7
+
+
+def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    pictures(tmp_path / "photos" / ".thumbnails", 1)
+    (tmp_path / "photos" / ".hidden.png").write_bytes(picture(9))
+    assert run(tmp_path / "store", tmp_path / "photos").new == 2
+
+
+def test_a_line_that_was_put_in_is_embedded(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    for content in ("a cat\na dog\n", "a bird\na cat\na dog\n"):
+        texts.write_text(content)
+        run(tmp_path / "store", texts)
+    names = [name for part in Store.open(tmp_path / "store").parts() for name in names_in(part)]
+    assert set(names) == {"a bird", "a cat", "a dog"}
+
+
+def names_in(part: Part) -> list[str]:
+    return [name for batch in part.columns("name") for name in batch.column(0).to_pylist()]
+
+
+def test_what_is_too_large_is_listed_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST_IMAGE_FILE", 1000)
+    monkeypatch.setattr(reading, "LONGEST_TEXT", 5)
+    archive = shard(tmp_path / "0.tar", {"a.png": picture(1), "b.png": bytes(1001)})
+    (tmp_path / "texts.txt").write_text("a cat\nmuch longer\n")
+    outcome = run(tmp_path / "store", archive, tmp_path / "texts.txt")
+    reasons = [each["reason"] for each in Store.open(tmp_path / "store").unreadable()]
+    assert outcome.new == 1 and len(reasons) == 2, reasons
+    assert reasons[0].endswith("#b.png has 1,001 bytes.") and reasons[1].endswith("line 1, has more than 5 bytes.")
 
 
 def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
