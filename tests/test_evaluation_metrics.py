@@ -142,6 +142,11 @@ def test_of_equal_scores_the_first_ranks_higher() -> None:
 # Intervals
 
 
+def test_logits_are_at_scale_100() -> None:
+    images, classes = units(5, WIDTH), units(3, WIDTH, seed=1)
+    np.testing.assert_allclose(metrics.logits(images, classes), 100 * (images @ classes.T), rtol=1e-5, atol=1e-4)
+
+
 def test_wilsons_interval_is_the_textbooks() -> None:
     from scipy.stats import binomtest
 
