@@ -19,12 +19,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
+from photos import photo
 from rich.console import Console
 from samples import keep
 
 CLASSES, SHARD = 10, 100
-SIDES = (500, 375)
 RESULTS = Path(__file__).parent / "results" / "evaluating.json"
 
 
@@ -38,10 +37,7 @@ def write_data(folder: Path, images: int) -> None:
     for shard in range(shards):
         with tarfile.open(folder / "test" / f"{shard}.tar", "w") as archive:
             for number in range(shard * SHARD, min((shard + 1) * SHARD, images)):
-                coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), np.uint8))
-                stream = io.BytesIO()
-                coarse.resize(SIDES, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
-                for suffix, content in (("jpg", stream.getvalue()), ("cls", str(number % CLASSES).encode())):
+                for suffix, content in (("jpg", photo(random)), ("cls", str(number % CLASSES).encode())):
                     member = tarfile.TarInfo(f"s{number:07d}.{suffix}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from arguments import JSON
-from PIL import Image
+from photos import photo
 from rich.console import Console
 from rich.table import Table
 from samples import keep
@@ -37,7 +37,6 @@ from mobileclip_keras.keras_models.tasks.embedding.on_ray.writing import ItemEmb
 from mobileclip_keras.keras_models.tasks.embedding.parts import vectors_of
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
 
-SIDES = (500, 375)
 app = typer.Typer(add_completion=False)
 
 
@@ -46,8 +45,7 @@ def photos(folder: Path, count: int) -> list[str]:
     folder.mkdir()
     generator = np.random.default_rng(0)
     for number in range(count):
-        coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), np.uint8))
-        coarse.resize(SIDES, Image.Resampling.BICUBIC).save(folder / f"{number:06}.jpg", quality=90)
+        (folder / f"{number:06}.jpg").write_bytes(photo(generator))
     return sorted(str(path) for path in folder.iterdir())
 
 

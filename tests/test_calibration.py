@@ -10,6 +10,7 @@ import pytest
 import mobileclip_keras as mk
 from mobileclip_keras.keras_models.tasks import calibration
 from mobileclip_keras.keras_models.tasks.calibration import (
+    Calibration,
     CalibrationError,
     calibrate,
     pairs_error,
@@ -97,6 +98,20 @@ def test_few_examples_that_are_all_right_make_nothing_certain(scores: np.ndarray
     assert found.alone(some).max() < 1
 
 
+@pytest.mark.parametrize("spread", [0, 1e-6, 2e-3, 0.1])
+@pytest.mark.parametrize("labels", [1, 3])
+def test_scores_that_are_nearly_the_same_give_numbers_that_can_be_kept(labels: int, spread: float) -> None:
+    generator = np.random.default_rng(4)
+    scores = 30 + spread * generator.normal(size=(600, labels))
+    best = scores.argmax(axis=1) if labels > 1 else (scores[:, 0] < 30).astype(int)  # as clear as can be
+    truth = np.eye(max(labels, 2), dtype=bool)[best][:, :labels]
+    found = calibrate(scores, np.empty((600, 0)), truth, softmax)
+    kept = Calibration.from_record(json.loads(json.dumps(found.as_record())), labels)
+    assert kept == found and np.isfinite([*found.thresholds, found.error_after]).all()
+    if spread < 1e-3:
+        assert found.slope < 10, "rounding says nothing of labels"
+
+
 def test_the_error_is_that_of_examples_that_were_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels that have nothing to do with scores: a fit of many offsets looks better on its own examples."""
     generator = np.random.default_rng(3)
@@ -159,6 +174,7 @@ def test_examples_and_files_that_will_not_do(model: mk.MobileClipModel, tmp_path
     for labels, message in {
         ("cat",): "There are 1 labels for 2 images",
         ("cat", "dog"): "Example 1 has the label 'dog', which the classifier lacks",
+        (0, 1): "Example 0 has the label 0, which the classifier lacks",
         (None, None): "two examples or more, one of them with a label",
     }.items():
         with pytest.raises(CalibrationError, match=message):

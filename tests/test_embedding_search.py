@@ -1,5 +1,7 @@
 """Finding things in stores: exactly, by an index, by neighbours, and what is there twice."""
 
+import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mobileclip_keras.keras_models.store.writing.staging import PREFIX
 from mobileclip_keras.keras_models.tasks.embedding import exact, graph, searching
 from mobileclip_keras.keras_models.tasks.embedding import vectors as copies
 from mobileclip_keras.keras_models.tasks.embedding.errors import StoreError
@@ -140,6 +143,18 @@ def test_half_precision_finds_the_same(tmp_path: Path) -> None:
     found = Collection.open(tmp_path / "half").search(features[:5], 4)
     exact_ones = nearest(features, features[:5], 4)[0]
     assert [[match.name for match in row] for row in found] == [[f"i{number}" for number in row] for row in exact_ones]
+    lengths = np.linalg.norm(Collection.open(tmp_path / "half").array.astype(np.float64), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6, err_msg="what half precision rounded is of length 1 again")
+
+
+def test_what_a_killed_search_left_is_removed(tmp_path: Path) -> None:
+    store_of(tmp_path / "store", vectors(20))
+    left = tmp_path / "store" / "search" / f"{PREFIX}0123456789ab"
+    (left / "new").mkdir(parents=True)
+    (left / "owner.json").write_text(json.dumps({"target": "image-x", "host": socket.gethostname()}))
+    left.with_name(f"{left.name}.lock").touch()
+    Collection.open(tmp_path / "store")
+    assert [path.name[:6] for path in (tmp_path / "store" / "search").iterdir()] == ["image-"]
 
 
 def test_an_index_is_used_beyond_the_limit_and_its_recall_reported(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
@@ -15,11 +16,11 @@ import pytest
 from filelock import FileLock
 
 from mobileclip_keras.keras_models.store.writing.output_errors import OutputError
-from mobileclip_keras.keras_models.tasks.embedding import filling
+from mobileclip_keras.keras_models.tasks.embedding import filling, reading
 from mobileclip_keras.keras_models.tasks.embedding.errors import DataError, FingerprintError, StoreError
 from mobileclip_keras.keras_models.tasks.embedding.filling import Outcome, fill
 from mobileclip_keras.keras_models.tasks.embedding.ledger import Ledger
-from mobileclip_keras.keras_models.tasks.embedding.parts import Rows
+from mobileclip_keras.keras_models.tasks.embedding.parts import Part, Rows
 from mobileclip_keras.keras_models.tasks.embedding.store import Store
 from tests.embedding_support import FINGERPRINT, STORES, WIDTH, StubEmbedder, picture, pictures, rows_of, shard
 
@@ -81,6 +82,37 @@ def test_a_folder_may_be_named_in_any_way(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(Store.open(tmp_path / "store")) == 7
 
 
+def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 2)
+    pictures(tmp_path / "photos" / ".thumbnails", 1)
+    (tmp_path / "photos" / ".hidden.png").write_bytes(picture(9))
+    assert run(tmp_path / "store", tmp_path / "photos").new == 2
+
+
+def test_a_line_that_was_put_in_is_embedded(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    for content in ("a cat\na dog\n", "a bird\na cat\na dog\n"):
+        texts.write_text(content)
+        run(tmp_path / "store", texts)
+    names = [name for part in Store.open(tmp_path / "store").parts() for name in names_in(part)]
+    assert set(names) == {"a bird", "a cat", "a dog"}
+
+
+def names_in(part: Part) -> list[str]:
+    return [name for batch in part.columns("name") for name in batch.column(0).to_pylist()]
+
+
+def test_what_is_too_large_is_listed_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST_IMAGE_FILE", 1000)
+    monkeypatch.setattr(reading, "LONGEST_TEXT", 5)
+    archive = shard(tmp_path / "0.tar", {"a.png": picture(1), "b.png": bytes(1001)})
+    (tmp_path / "texts.txt").write_text("a cat\nmuch longer\n")
+    outcome = run(tmp_path / "store", archive, tmp_path / "texts.txt")
+    reasons = [each["reason"] for each in Store.open(tmp_path / "store").unreadable()]
+    assert outcome.new == 1 and len(reasons) == 2, reasons
+    assert reasons[0].endswith("#b.png has 1,001 bytes.") and reasons[1].endswith("line 1, has more than 5 bytes.")
+
+
 def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
     files = pictures(tmp_path / "photos", 4)
     Path(files[1]).write_bytes(b"\x89PNG nothing more")
@@ -123,6 +155,16 @@ def test_what_is_broken_is_listed_and_the_rest_embedded(tmp_path: Path) -> None:
     assert (mended.new, mended.there, mended.unreadable) == (1, 3, 0)
     assert "00001.png" not in {Path(each["name"]).name for each in Store.open(tmp_path / "store").unreadable()}
     assert len(Store.open(tmp_path / "store").unreadable()) == len(listed) - 1, "what was not looked at stays listed"
+
+
+def test_the_list_goes_once_all_is_mended(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "photos", 2)
+    Path(files[1]).write_bytes(b"broken")
+    assert run(tmp_path / "store", *files).unreadable == 1 and (tmp_path / "store" / "unreadable.jsonl").exists()
+    Path(files[1]).write_bytes(picture(1))
+    with open(tmp_path / "store" / "unreadable.jsonl", "ab") as file:
+        file.write(b'{"name": "x"}\n[1]\n\xff{"id": "no hash", "name": "y", "reason": "z"}\n')
+    assert run(tmp_path / "store", *files).new == 1 and not (tmp_path / "store" / "unreadable.jsonl").exists()
 
 
 @both
@@ -245,18 +287,21 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     assert run(tmp_path / "store", tmp_path / "photos").new == 2
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), DataError("no text tower")], ids=repr)
 @both
-def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_written_while_the_run_goes_on(
+    place: str, stop: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(filling, "ROWS", 8)
     files = pictures(tmp_path / "photos", 30)
 
     class Stops(StubEmbedder):
         def pixels(self, batch: np.ndarray) -> np.ndarray:
             if len(self.batches) == 5:
-                raise KeyboardInterrupt
+                raise stop
             return super().pixels(batch)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(stop)):
         run(tmp_path / place, tmp_path / "photos", embedder=Stops())
     assert sorted(part.rows for part in Store.open(tmp_path / place).parts()) == [4, 8, 8]
     seen: list[int] = []
@@ -265,10 +310,13 @@ def test_parts_are_written_while_the_run_goes_on(place: str, tmp_path: Path, mon
 
 
 def test_a_part_is_written_after_some_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "SECONDS", -1.0)
-    pictures(tmp_path / "photos", 10)
+    now = iter(range(0, 10_000, 25))  # a batch takes some time
+    clock = SimpleNamespace(monotonic=lambda: float(next(now)))
+    pictures(tmp_path / "photos", 30)
+    monkeypatch.setattr(filling, "time", clock)
     run(tmp_path / "store", tmp_path / "photos")
-    assert sorted(part.rows for part in Store.open(tmp_path / "store").parts()) == [2, 4, 4]
+    found = sorted(part.rows for part in Store.open(tmp_path / "store").parts())
+    assert found == [6, 12, 12], "after 60 s, which begin again with each part"
 
 
 @both

@@ -104,6 +104,11 @@ FILES = {
         b"4",
         "test/3.tar is missing, and test/nshards.txt says that there are 4 shards.",
     ),
+    "there are more shards": (
+        "test/nshards.txt",
+        b"2",
+        "test/nshards.txt says that there are 2 shards, and there is test/2.tar, too.",
+    ),
     "the kind is unknown": (
         "dataset_type.txt",
         b"video",
@@ -229,6 +234,17 @@ def test_a_commit_of_a_repository(on_hub: Hub, name: str) -> None:
     assert (found.name, found.revision, len(found.classes)) == ("user/wds_small", older, 12)
 
 
+@pytest.mark.parametrize("kind", ["retrieval", "multilabel"])
+def test_other_kinds_come_from_the_hub_as_from_a_folder(hub: Hub, tmp_path: Path, kind: str) -> None:
+    folder = write_webdataset(tmp_path / kind, rows(7, kind), kind)
+    repository = hub.create(f"datasets/user/{kind}")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    repository.commit("main", "all", "user", {name: repository.regular_entry(each) for name, each in files.items()})
+    found, right = open_dataset(f"user/{kind}"), open_dataset(str(folder))
+    assert (found.kind, found.classes, found.templates) == (kind, right.classes, right.templates)
+    assert [each.digest() for each in found.read()] == [each.digest() for each in right.read()]
+
+
 def test_what_the_cache_lacks_is_not_taken_for_missing(on_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a data set is for retrieval stands in a file that most lack. Offline, it must have been asked before."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -283,12 +299,40 @@ def test_a_shard_that_was_cut_off_anywhere_is_refused(dataset: Path) -> None:
     assert len(read(dataset)) == 12
 
 
+def test_a_shard_that_was_cut_off_is_named_with_the_member(dataset: Path) -> None:
+    path = dataset / "test" / "0.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[2]
+    for size, message in (
+        (third.offset_data + 7, ", member 3 (s0000001.png) is cut off: unexpected end of data."),
+        (third.offset + 7, f" is broken or cut off after member 2, at byte {third.offset:,}."),
+    ):
+        path.write_bytes(whole[:size])
+        assert refusal(dataset) == f"test/0.tar{message}"
+
+
+def test_what_surrounds_words_is_left_out(dataset: Path) -> None:
+    (dataset / "classnames.txt").write_bytes("\n".join(CLASSES).replace("\n", " \r\n").encode())
+    (dataset / "zeroshot_classification_templates.txt").write_bytes(b"\xef\xbb\xbf" + " \r\n".join(TEMPLATES).encode())
+    (dataset / "test" / "nshards.txt").write_bytes(b"3\n\n")
+    write_tar(dataset / "test" / "0.tar", [("a.png", picture(1)), ("a.cls", b" 4 \r\n")])
+    found = open_dataset(str(dataset))
+    assert (found.classes, found.templates) == (CLASSES, TEMPLATES) and next(found.read()).target == 4
+
+
+def test_blank_captions_are_captions_as_in_clip_benchmark(tmp_path: Path) -> None:
+    folder = write_webdataset(tmp_path / "data", rows(1, "retrieval"), "retrieval")
+    write_tar(folder / "test" / "0.tar", [("a.png", b""), ("a.txt", b"one\r\n\ntwo\n")])
+    assert read(folder)[0].target == ("one", "", "two") == tuple("one\r\n\ntwo\n".splitlines())
+
+
 def test_a_damaged_header_is_no_end(dataset: Path) -> None:
     path = dataset / "test" / "0.tar"
     with tarfile.open(path) as archive:
         third = archive.getmembers()[4].offset
     change_bytes(path, third + 150, b"\xff\xff")
-    assert refusal(dataset) == f"test/0.tar is broken or cut off after byte {third:,}."
+    assert refusal(dataset) == f"test/0.tar is broken or cut off after member 4, at byte {third:,}."
 
 
 def test_members_and_headers_that_are_too_large(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,11 @@ def test_of_equal_scores_the_first_ranks_higher() -> None:
 # Intervals
 
 
+def test_logits_are_at_scale_100() -> None:
+    images, classes = units(5, WIDTH), units(3, WIDTH, seed=1)
+    np.testing.assert_allclose(metrics.logits(images, classes), 100 * (images @ classes.T), rtol=1e-5, atol=1e-4)
+
+
 def test_wilsons_interval_is_the_textbooks() -> None:
     from scipy.stats import binomtest
 
@@ -149,7 +154,19 @@ def test_wilsons_interval_is_the_textbooks() -> None:
         found = intervals.share(np.arange(count) < right)
         expected = binomtest(right, count).proportion_ci(method="wilson")
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
-        assert found.low <= found.value == right / count <= found.high
+        assert 0 <= found.low <= found.value == right / count <= found.high <= 1
+
+
+def test_samples_of_what_is_always_right_are_always_right() -> None:
+    """Whatever images are drawn: a class that a sample misses does not count, an image counts with all its texts."""
+    labels, texts = np.arange(30, dtype=np.int32), np.arange(1.0, 31.0)
+    for found in (
+        intervals.mean_of_classes(1.0, np.ones(30, bool), labels),
+        intervals.ratio(1.0, [texts], [texts]),
+        intervals.ratio(1.0, [texts, np.ones(30)], [texts, np.ones(30)]),
+    ):
+        assert (found.low, found.high) == (1, 1)
+    assert intervals.mean_of_classes(0.2, np.ones(30, bool), labels).low == 0.2, "the value itself is always held"
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,22 @@ def test_a_part_that_cannot_be_written_leaves_nothing_to_be_seen(
     assert run(store, tmp_path).new == 3
 
 
+def test_a_part_that_was_seen_before_the_run_was_stopped_stays(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = lance.LanceDataset.commit
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        commit(*arguments, **options)
+        raise KeyboardInterrupt
+
+    pictures(tmp_path / "photos", 3, first=20)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lance.LanceDataset, "commit", stopped)
+        run(store, tmp_path)
+    assert len(rows_of(store)) == 23 and run(store, tmp_path).new == 0
+
+
 def test_a_store_that_was_only_begun_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -63,21 +63,23 @@ def embed(
     """Embeds into a store what is not there yet."""
     from ...keras_models.tasks.embedding.finding import check_arguments
     from ...keras_models.tasks.embedding.parts import DTYPES
-    from ...keras_models.tasks.embedding.store import Store, check_place, is_store
+    from ...keras_models.tasks.embedding.reserving import reserved
+    from ...keras_models.tasks.embedding.store import Store, check_before_loading, is_store
 
     if out.suffix in DATA_FILES:
         raise OptionError(f"{out} must end in .npz or .parquet, or be a folder: a store has no ending, or .lance.")
     if dtype not in (None, *DTYPES):
         raise OptionError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype}.")
-    check_place(out)
+    check_before_loading(out, dtype)
     check_arguments(data)
     quiet = errors if as_json else console
     name = model or (Store.open(out).model if is_store(out) else DEFAULT_MODEL)
-    if cluster is None:
-        embedder = load_embedder(name, quiet, batch_size=batch_size)
-        outcome = _fill(out, data, embedder, dtype, column, quiet)
-    else:
-        outcome = _fill_on(cluster, out, data, name, batch_size, dtype, column, quiet)
+    with reserved(out):  # a second run is refused now, and not once it has loaded the model
+        if cluster is None:
+            embedder = load_embedder(name, quiet, batch_size=batch_size)
+            outcome = _fill(out, data, embedder, dtype, column, quiet)
+        else:
+            outcome = _fill_on(cluster, out, data, name, batch_size, dtype, column, quiet)
     _report(Store.open(out), outcome, as_json)
 
 

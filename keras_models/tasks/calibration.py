@@ -21,6 +21,8 @@ BINS = 15
 FOLDS = 5
 """The error after calibration is that of examples which the fit has not seen."""
 MOST_LABELS = 100_000
+SMALLEST_SPREAD = 1e-3
+"""Of scores. What differs less differs by rounding, and says nothing of labels."""
 LARGEST = 1e6
 """No fitted number is larger: what separates examples perfectly would fit without end."""
 
@@ -168,7 +170,11 @@ def _fit_sigmoids(scores: "NDArray[np.float64]", truth: "NDArray[np.bool_]") -> 
     An offset may differ from the mean of all by about 1 where few examples say so: that is what a label without
     examples has.
     """
-    centre, spread = float(scores.mean()), float(scores.std()) or 1.0
+    centre, spread = float(scores.mean()), float(scores.std())
+    if spread < SMALLEST_SPREAD:
+        spread = 1.0
+    # Of a steeper slope, offsets would be too large: they are about slope * centre.
+    steepest = float(np.log(LARGEST / 2 * spread / max(1.0, abs(centre))))
     x = (scores - centre) / spread
     labels = scores.shape[1]
     signs = np.where(truth, 1.0, -1.0)
@@ -181,7 +187,8 @@ def _fit_sigmoids(scores: "NDArray[np.float64]", truth: "NDArray[np.bool_]") -> 
         gradient = np.concatenate([[(pull * x).sum() * slope + found[0], pull.sum() + mean / 100], pull.sum(0) + own])
         return float(value), gradient
 
-    found = _least(loss, np.zeros(2 + labels), [(-8, 8), *[(-1e3, 1e3)] * (1 + labels)], has_gradient=True)
+    bounds = [(-8, min(8, steepest)), *[(-1e3, 1e3)] * (1 + labels)]
+    found = _least(loss, np.zeros(2 + labels), bounds, has_gradient=True)
     slope = float(np.exp(found[0])) / spread
     return slope, found[1] + found[2:] - slope * centre
 

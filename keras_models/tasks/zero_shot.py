@@ -224,7 +224,8 @@ class ZeroShotClassifier:
             raise CalibrationError(f"There are {len(labels)} labels for {len(images)} images.")
         truth = np.zeros((len(labels), len(self.labels)), bool)
         for row, given in enumerate(labels):
-            shown = [] if given is None or given == NONE else [given] if isinstance(given, str) else list(given)
+            several = isinstance(given, Iterable) and not isinstance(given, str)
+            shown = list(given) if several else [] if given is None or given == NONE else [given]
             for label in shown:
                 if label not in self.labels:
                     raise CalibrationError(f"Example {row} has the label {label!r}, which the classifier lacks.")

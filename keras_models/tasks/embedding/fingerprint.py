@@ -1,6 +1,7 @@
 """What made a vector: everything that would make another one of the same picture or text."""
 
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from ...store.foreign.json_fields import Check, fields, problems, text
@@ -48,6 +49,11 @@ class Fingerprint:
             raise FingerprintError(f"The fingerprint cannot be understood: {'; '.join(wrong)}.")
         return cls(**{name: record[name] for name in _WORDS})
 
+    @classmethod
+    def of_version(cls) -> Self:
+        """What is known before a model is loaded: the version of this package, and nothing else."""
+        return cls(**{**dict.fromkeys(_WORDS, ""), "version": package_version()})
+
     def as_record(self) -> dict[str, str]:
         """As a dict of texts, for JSON."""
         return asdict(self)
@@ -87,3 +93,11 @@ class Fingerprint:
 def _short(value: str) -> str:
     is_hash = len(value) == 64 and all(digit in "0123456789abcdef" for digit in value)
     return f"{value[:_DIGITS]}…" if is_hash else value
+
+
+def package_version() -> str:
+    """The version of this package that is installed."""
+    try:
+        return version("mobileclip-keras")
+    except PackageNotFoundError:  # a checkout that has not been installed
+        return "0+unknown"

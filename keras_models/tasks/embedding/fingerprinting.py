@@ -1,7 +1,6 @@
 """Taking the fingerprint of a model, with what prepares its inputs and the device that it runs on."""
 
 import hashlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 
 from ...kernels.probe import kept_bits
 from ...store.variables import variables_by_name
-from .fingerprint import Fingerprint
+from .fingerprint import Fingerprint, package_version
 
 if TYPE_CHECKING:
     from ...inputs.preprocessing import ImagePreprocessor
@@ -30,7 +29,7 @@ def fingerprint_of(
         tokenizer="" if tokenizer is None else _tokenizer(tokenizer),
         dtype=str(model.dtype_policy.name),
         precision=f"{kept_bits()} bits",
-        version=_version(),
+        version=package_version(),
     )
 
 
@@ -59,10 +58,3 @@ def _preprocessing(preprocessor: "ImagePreprocessor") -> str:
 def _tokenizer(tokenizer: "Tokenizer") -> str:
     name = f"{tokenizer.vocab_size} CLIP byte pairs, {tokenizer.context_length} ids"
     return f"{name}, padded with {tokenizer.pad_id}"
-
-
-def _version() -> str:
-    try:
-        return version("mobileclip-keras")
-    except PackageNotFoundError:  # a checkout that has not been installed
-        return "0+unknown"

@@ -53,8 +53,7 @@ def read_unit(unit: Unit, column: str | None = None) -> Iterator[Item]:
 def _shard(path: str, _: str | None) -> Iterator[Item]:
     """The pictures in a WebDataset shard."""
     place, suffixes = os.path.abspath(path), readable_suffixes()
-    archive: Any
-    with tarfile.open(path, "r:*") as archive:
+    with _opened(path) as archive:
         for member in archive:
             archive.members = []  # else it keeps what it knows of every file
             if not member.isfile() or Path(member.name).suffix.lower() not in suffixes:
@@ -67,6 +66,13 @@ def _shard(path: str, _: str | None) -> Iterator[Item]:
                 continue
             yield Item(make_id("shard", place, member.name), "image", name, partial(_content, archive, member))
         _check_end(archive)
+
+
+def _opened(path: str) -> Any:
+    try:
+        return tarfile.open(path, "r:*")
+    except tarfile.ReadError as error:  # which lists what every decompressor says
+        raise tarfile.ReadError("it is no tar archive, or ends in its first header") from error
 
 
 def _check_end(archive: Any) -> None:

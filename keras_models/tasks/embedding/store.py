@@ -3,18 +3,15 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from filelock import FileLock, Timeout
-
 from ...store.foreign.json_fields import anything, fields, problems, text, whole
 from ...store.foreign.json_file import JsonError, read_json
 from ...store.writing.atomic import file_written_whole
-from ...store.writing.output_errors import output_errors
 from ...store.writing.staging import recover
 from ...store.writing.targets import absolute
 from ..embedding_readers import LARGEST_WIDTH, LONGEST_MODEL
@@ -24,6 +21,7 @@ from .fingerprint import Fingerprint
 from .layouts import DEFAULT, LAYOUTS, check_installed, new_layout
 from .ledger import read_unreadable
 from .parts import DTYPES, Layout, Part
+from .reserving import LOCK_FILE, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +30,6 @@ FORMAT = 2
 """1 is a store of Parquet parts, which says nothing of a layout."""
 PROGRAM = "mobileclip-keras embeddings"
 UNREADABLE_FILE = "unreadable.jsonl"
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -101,25 +98,29 @@ class Store:
             FingerprintError: where vectors are there that something else made.
             OutputError: where it cannot be written.
         """
-        place = absolute(Path(folder))
-        check_place(place)
-        with output_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        check_place(absolute(Path(folder)))
+        with reserved(folder) as place:
             recover(place)
             if not (place / STORE_FILE).exists():
-                with _removed_on_error(place):
-                    _write_record(cls(place, model, width, dtype or DTYPES[0], fingerprint, new_layout(place)))
+                _write_record(cls(place, model, width, dtype or DTYPES[0], fingerprint, new_layout(place)))
             store = cls.open(place)
             store.fingerprint.check(fingerprint, str(folder))
-            if dtype not in (None, store.dtype):
-                raise StoreError(
-                    f"{folder} holds {store.dtype}, not {dtype}. Leave the dtype out, or give another --out."
-                )
+            store.check_dtype(dtype)
             if store.width != width:
                 raise StoreError(f"{folder} holds vectors of {store.width} numbers, not {width}.")
             store.layout.begin()
             yield store
+
+    def check_dtype(self, dtype: str | None) -> None:
+        """Refuses another dtype than that of the stored vectors; None is any.
+
+        Raises:
+            StoreError: saying which they have.
+        """
+        if dtype not in (None, self.dtype):
+            raise StoreError(
+                f"{self.folder} holds {self.dtype}, not {dtype}. Leave the dtype out, or give another --out."
+            )
 
     @cached_property
     def layout(self) -> Layout:
@@ -188,16 +189,22 @@ def check_place(place: Path) -> None:
         raise StoreError(f"{place} holds other files and is no store. Give a new folder.")
 
 
-@contextmanager
-def _removed_on_error(place: Path) -> Iterator[None]:
-    """A new store that cannot be begun, as on a full disk, leaves no folder."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            (place / LOCK_FILE).unlink()
-            place.rmdir()
-        raise
+def check_before_loading(place: Path, dtype: str | None) -> None:
+    """Refuses a place, and a store there, by what is known before a model is loaded.
+
+    Args:
+        place: of the store.
+        dtype: as `Store.for_writing`.
+
+    Raises:
+        StoreError, MissingPackageError: as `check_place`, and for a store of another dtype.
+        FingerprintError: where another version of this package made what is there.
+    """
+    check_place(place)
+    if is_store(place):
+        store = Store.open(place)
+        store.check_dtype(dtype)
+        store.fingerprint.check(Fingerprint.of_version(), str(place))
 
 
 def _write_record(store: Store) -> None:
@@ -213,19 +220,3 @@ def _write_record(store: Store) -> None:
     }
     with file_written_whole(store.folder / STORE_FILE, force=False) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    lock = FileLock(place / LOCK_FILE)
-    try:
-        with output_errors(place):
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StoreError(
-            f"Another process writes to {place} now. Wait until it has ended, or give another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -5,7 +5,7 @@ of each no more than a limit. Python's `tarfile` takes a damaged header for the 
 """
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -86,17 +86,18 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, bytes, int]]:
         check_regular(path)
         with open(path, "rb") as file:
             archive = tarfile.open(fileobj=cast(BinaryIO, _Bounded(file)), mode="r:")  # noqa: SIM115
-            yield from _read(archive, name)
+            count = yield from _read(archive, name)
             file.seek(archive.offset)
             if file.read(BLOCK).strip(b"\0") or file.tell() < archive.offset + BLOCK:
-                raise DataError(f"{name} is broken or cut off after byte {archive.offset:,}.")
+                raise DataError(f"{name} is broken or cut off after member {count}, at byte {archive.offset:,}.")
     except FileNotFoundError as error:
         raise DataError(f"{name} is missing.") from error
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DataError(f"{name} cannot be read as a tar file: {shown_name(str(error))}.") from error
 
 
-def _read(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, bytes, int]]:
+def _read(archive: tarfile.TarFile, name: str) -> Generator[tuple[str, bytes, int], None, int]:
+    """As `_members`, up to what tarfile takes for the end. Gives how many there were."""
     count = 0
     while (member := archive.next()) is not None:
         cast(Any, archive).members = []  # else it keeps them all
@@ -109,7 +110,11 @@ def _read(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, bytes, int
         if member.size > LARGEST_FILE:
             raise DataError(f"{where} has {member.size:,} bytes; {LARGEST_FILE:,} are allowed.")
         opened = archive.extractfile(member)
-        content = b"" if opened is None else opened.read()
+        try:
+            content = b"" if opened is None else opened.read()
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(f"{where} is cut off: {shown_name(str(error))}.") from error
         if len(content) != member.size:
             raise DataError(f"{where} is cut off: it has {len(content):,} of {member.size:,} bytes.")
         yield member.name, content, member.offset_data
+    return count

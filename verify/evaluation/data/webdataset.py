@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ....keras_models.shown import shown_name
+from ....keras_models.store.hub_errors import NoSuchFileError
 from . import words
 from .dataset import CLASSIFICATION, KINDS, MULTILABEL, RETRIEVAL, DataError, Dataset, Sample
 from .places import Place
@@ -34,6 +35,7 @@ def open_webdataset(place: Place, split: str) -> Dataset | None:
     if count is None:
         return None
     shards = _count(count, f"{split}/{COUNT}")
+    _check_end(place, split, shards)
     kind = _kind(place.text(KIND))
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
@@ -58,10 +60,20 @@ def open_webdataset(place: Place, split: str) -> Dataset | None:
 
 
 def _count(content: bytes, name: str) -> int:
-    text = " ".join(words.lines(content, name))
+    text = " ".join(words.lines(content, name)).strip()
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= MOST_SHARDS):
         raise DataError(f"{name} does not hold the number of shards, but {shown_name(text[:60])!r}.")
     return int(text)
+
+
+def _check_end(place: Place, split: str, shards: int) -> None:
+    """Refuses a data set with more shards than it says, of which a part would be measured for all of it."""
+    try:
+        more = place.path(f"{split}/{shards}.tar")
+    except NoSuchFileError:  # without a network, it cannot be asked
+        return
+    if more is not None:
+        raise DataError(f"{split}/{COUNT} says that there are {shards} shards, and there is {split}/{shards}.tar, too.")
 
 
 def _kind(content: bytes | None) -> str:

@@ -12,7 +12,8 @@ from ..filling import Outcome, remove_repeated
 from ..finding import check_arguments, find_units
 from ..fingerprint import Fingerprint
 from ..ledger import Ledger
-from ..store import Store, check_place
+from ..reserving import reserved
+from ..store import Store, check_before_loading
 from .cluster import LOCAL, connected, package, plain_failures
 from .reading import Place, ids_of, source
 from .writing import ItemEmbedder, sink
@@ -67,10 +68,10 @@ def fill_on_ray(
             kept.
     """
     ray, data, start = package(), list(data), time.monotonic()
-    check_place(Path(folder))
+    check_before_loading(Path(folder), dtype)
     check_arguments(data)
     name = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
-    with connected(ray, address, workers, gpus):
+    with reserved(folder), connected(ray, address, workers, gpus):
         with plain_failures():
             described = ray.get(_describe(ray, gpus).remote(name))
         with Store.for_writing(folder, name, described.width, described.fingerprint, dtype) as store:
