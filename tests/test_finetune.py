@@ -17,7 +17,7 @@ import mobileclip_keras as mk
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.converters.tuning import finetune as tuning
 from mobileclip_keras.converters.tuning import run_folder, training
-from mobileclip_keras.converters.tuning.history import Recall
+from mobileclip_keras.converters.tuning.history import History, Recall
 from mobileclip_keras.converters.tuning.run_folder import RunFolder
 from mobileclip_keras.keras_models.registry import get_variant
 from tests.finetune_support import write_table
@@ -250,6 +250,33 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr(mk.MobileClipModel, "train_on_batch", lambda *_, **__: {"loss": np.float32("nan")})
     said = run(base, "--data", data, "--out", "out", "--no-verify", *QUICK, status=1)
     assert "The loss of step 1 is not a finite number. Try a lower --learning-rate" in said
+
+
+def test_what_a_kill_left_half_written_is_cleared_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors writes a file of another name first, as large as the checkpoint."""
+    kept, variables = RunFolder(tmp_path / "out"), [keras.Variable(np.ones(3, "float32"))]
+
+    def killed(_: Any, path: Path, **__: Any) -> None:
+        (Path(path).parent / ".tmpAbC123").write_bytes(b"half")
+        raise SystemExit
+
+    def begin() -> None:
+        kept.folder.mkdir(exist_ok=True)
+        kept.begin({})
+        with monkeypatch.context() as patch:
+            patch.setattr("safetensors.numpy.save_file", killed)
+            patch.setattr(RunFolder, "_clear_writing", lambda _: None)  # which a kill leaves no time for
+            with pytest.raises(SystemExit):
+                kept.save(variables, History())
+        assert len([*kept.folder.rglob(".tmp*")]) == 1
+
+    begin()
+    kept.save(variables, History())
+    assert {*os.listdir(kept.folder)} == {"run.json", "checkpoint.safetensors"}
+    begin()
+    with kept.alone():
+        kept.remove()
+    assert not kept.folder.exists()
 
 
 @pytest.mark.nightly
