@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.converters.tuning import finetune as tuning
 from mobileclip_keras.converters.tuning import run_folder, training
 from mobileclip_keras.converters.tuning.history import History, Recall
+from mobileclip_keras.converters.tuning.options import DTYPES
+from mobileclip_keras.converters.tuning.pairs.batches import Feeder
 from mobileclip_keras.converters.tuning.run_folder import RunFolder
 from mobileclip_keras.keras_models.registry import get_variant
 from tests.finetune_support import write_table
@@ -117,10 +120,11 @@ def test_a_run_writes_a_folder_like_any_other(base: Path, data: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.backend
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_real_steps_that_broke_off_go_on_as_if_they_had_not(
-    base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_off_and_go_on(base, data, monkeypatch)
+    break_off_and_go_on(base, data, monkeypatch, "--dtype", dtype)
 
 
 @nightly_on("jax")
@@ -149,6 +153,10 @@ def break_off_and_go_on(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     said = run(*options, "--out", "new", "--no-verify", "--seed", "1", "--lora", "2", status=1)
     for words in ("new.training holds a run that is not done", "lora is 2 and was none", "seed is 1 and was 0"):
         assert words in said
+    began_on("another", Path("new.training/run.json"))
+    said = run(*options, "--out", "new", "--no-verify", status=1)
+    assert f"another one: KERAS_BACKEND is {keras.backend.backend()} and was another. Use the options of that" in said
+    began_on(keras.backend.backend(), Path("new.training/run.json"))
     again = finetuned(*options, "--out", "new")
     assert again["resumed_at"] == 4 and steps == 7 and again["recall_at_1"] == whole["recall_at_1"]
     assert again["loss"] == whole["loss"] and same(Path("whole"), Path("new"))
@@ -158,6 +166,38 @@ def break_off_and_go_on(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     assert done["was_done"] and steps == 7
     said = run(*options, "--out", "new", "--no-verify", "--alpha", "0.5", status=1)
     assert "new exists already, of another run: alpha is 0.5 and was 1.0" in said
+
+
+def began_on(backend: str, record: Path) -> None:
+    told = json.loads(record.read_text())
+    told["asked"]["backend"] = backend
+    record.write_text(json.dumps(told))
+
+
+@pytest.mark.nightly
+@pytest.mark.backend
+def test_remat_takes_the_same_steps(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near as another order of sums leaves them: the same batches, with their pairs in another order."""
+    options = (base, "--data", data, *QUICK, "--val-share", "0", "--out")
+    steps = [finetuned(*options, "plain"), finetuned(*options, "again", "--remat")]
+    plain = Feeder.epoch
+
+    def turned(self: Feeder, *args: int) -> Iterator[Any]:
+        return ({name: rows[::-1].copy() for name, rows in batch.items()} for batch in plain(self, *args))
+
+    monkeypatch.setattr(Feeder, "epoch", turned)
+    steps.append(finetuned(*options, "turned"))
+    before, *after = (
+        [array.astype("float64") for array in weights(Path(name))] for name in (base, "plain", "again", "turned")
+    )
+    expected, again, other = after
+    rounding, moved = apart(expected, other), apart(before, expected)
+    assert apart(expected, again) <= 2 * rounding < 0.1 * moved
+    assert np.isclose(steps[1]["loss"]["last"], steps[0]["loss"]["last"], rtol=1e-3)
+
+
+def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(one, other, strict=True))))
 
 
 @pytest.mark.nightly
