@@ -22,7 +22,7 @@ import numpy as np
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.store.foreign.json_file import Limits, read_json
-from ...keras_models.store.writing.output_errors import output_errors
+from ...keras_models.store.writing.output_errors import NOTHING_LEFT, OutputError, output_errors
 from .history import History, Recall
 
 SUFFIX = ".training"
@@ -54,7 +54,7 @@ class RunFolder:
 
         Raises:
             RunError: where another process is at it.
-            OutputError: where it cannot be made.
+            OutputError: where it cannot be made. One from within the context says what is kept.
         """
         from filelock import FileLock, Timeout
 
@@ -67,6 +67,11 @@ class RunFolder:
                 raise RunError(f"Another process is at {self.folder}. Wait until it has ended.") from error
         try:
             yield
+        except OutputError as error:
+            if not (self.folder / CHECKPOINT).exists():
+                raise
+            kept = f"{self.folder} keeps the run: once that is mended, the same command goes on."
+            raise OutputError(f"{str(error).removesuffix(NOTHING_LEFT).rstrip()} {kept}") from error
         finally:
             if not (self.folder / CHECKPOINT).exists():  # nothing that anybody could go on with
                 self.remove()
