@@ -28,7 +28,7 @@ from arguments import JSON, NAMES
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from samples import MIB, THREADS, forget_peak, memory
+from samples import MIB, THREADS, forget_peak, keep, memory
 
 PLAIN = "PyTorch"
 SIDES = (PLAIN, "keras-torch", "keras-tensorflow", "keras-jax")
@@ -136,8 +136,14 @@ def peak(device: str, side: str) -> int:
     return int(torch.cuda.max_memory_allocated())
 
 
+def both_clocks() -> tuple[float, float]:
+    """Seconds of the clock, and of all processors together."""
+    return time.perf_counter(), time.process_time()
+
+
 def serve(side: str, variant: str, batch: int, device: str) -> None:
-    """Answers each line, a number of steps, with the seconds that each of them took; 0 with the peak of memory."""
+    """Answers each line, a number of steps, with the seconds that each of them took, by the clock and of processors; 0
+    with the peak of memory."""
     if side in (PLAIN, "keras-torch"):
         import torch
 
@@ -148,9 +154,9 @@ def serve(side: str, variant: str, batch: int, device: str) -> None:
     print("answer", json.dumps("ready"), flush=True)
     for line in sys.stdin:
         if steps := int(line):
-            start = time.perf_counter()
+            start = both_clocks()
             run(steps)
-            answer = (time.perf_counter() - start) / steps
+            answer = [(end - begun) / steps for end, begun in zip(both_clocks(), start, strict=True)]
         else:
             answer = peak(device, side) - before
         print("answer", json.dumps(answer), flush=True)
@@ -175,7 +181,7 @@ class Side:
         )
         self._answer()
 
-    def ask(self, steps: int) -> float:
+    def ask(self, steps: int) -> Any:
         assert self._process.stdin
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
@@ -212,21 +218,24 @@ def measure(
     """One row for each side."""
     with running(sides, variant, batch, device) as started:
         first = {side: started[side].ask(1) for side in track(sides, f"{variant}: first step", console=console)}
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        taken: dict[str, list[list[float]]] = {side: [] for side in sides}
         for _ in track(range(rounds), f"{variant}: steps", console=console):
             for side in sides:
-                seconds[side].append(started[side].ask(2))
+                taken[side].append(started[side].ask(2))
         peaks = {side: started[side].ask(0) for side in sides}
-    median = {side: statistics.median(times) for side, times in seconds.items()}
+    median = {side: [statistics.median(each) for each in zip(*times, strict=True)] for side, times in taken.items()}
     return [
         {
             "variant": variant,
             "batch": batch,
             "device": device,
             "side": side,
-            "first": round(first[side], 1),
-            "seconds": round(median[side], 3),
-            "ratio": round(median[side] / median[PLAIN], 3) if PLAIN in sides else None,
+            "first": round(first[side][0], 1),
+            "first_processor": round(first[side][1], 1),
+            "seconds": round(median[side][0], 3),
+            "processor": round(median[side][1], 3),
+            "ratio": round(median[side][0] / median[PLAIN][0], 3) if PLAIN in sides else None,
+            "steps": 2 * rounds,
             "peak_mib": round(peaks[side] / MIB),
             "peak_ratio": round(peaks[side] / peaks[PLAIN], 3) if PLAIN in sides else None,
         }
@@ -265,10 +274,7 @@ def main(
         rows += measure(variant, batch, chosen, rounds, device, console)
     Console().print(table(rows))
     if out:
-        known = json.loads(out.read_text()) if out.exists() else []
-        keys = [(row["variant"], row["batch"], row["device"], row["side"]) for row in rows]
-        kept = [row for row in known if (row["variant"], row["batch"], row["device"], row["side"]) not in keys]
-        out.write_text(json.dumps(kept + rows, indent=1) + "\n")
+        keep(out, {f"{row['variant']} x{row['batch']} {row['device']}, {row['side']}": row for row in rows})
 
 
 if __name__ == "__main__":

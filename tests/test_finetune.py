@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import mobileclip_keras as mk
 from mobileclip_keras.converters.cli.app import app
 from mobileclip_keras.converters.tuning import finetune as tuning
 from mobileclip_keras.converters.tuning import run_folder, training
-from mobileclip_keras.converters.tuning.history import Recall
+from mobileclip_keras.converters.tuning.history import History, Recall
+from mobileclip_keras.converters.tuning.options import DTYPES
+from mobileclip_keras.converters.tuning.pairs.batches import Feeder
 from mobileclip_keras.converters.tuning.run_folder import RunFolder
 from mobileclip_keras.keras_models.registry import get_variant
 from tests.finetune_support import write_table
@@ -117,10 +120,11 @@ def test_a_run_writes_a_folder_like_any_other(base: Path, data: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.backend
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_real_steps_that_broke_off_go_on_as_if_they_had_not(
-    base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_off_and_go_on(base, data, monkeypatch)
+    break_off_and_go_on(base, data, monkeypatch, "--dtype", dtype)
 
 
 @nightly_on("jax")
@@ -149,6 +153,10 @@ def break_off_and_go_on(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     said = run(*options, "--out", "new", "--no-verify", "--seed", "1", "--lora", "2", status=1)
     for words in ("new.training holds a run that is not done", "lora is 2 and was none", "seed is 1 and was 0"):
         assert words in said
+    began_on("another", Path("new.training/run.json"))
+    said = run(*options, "--out", "new", "--no-verify", status=1)
+    assert f"another one: KERAS_BACKEND is {keras.backend.backend()} and was another. Use the options of that" in said
+    began_on(keras.backend.backend(), Path("new.training/run.json"))
     again = finetuned(*options, "--out", "new")
     assert again["resumed_at"] == 4 and steps == 7 and again["recall_at_1"] == whole["recall_at_1"]
     assert again["loss"] == whole["loss"] and same(Path("whole"), Path("new"))
@@ -158,6 +166,38 @@ def break_off_and_go_on(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     assert done["was_done"] and steps == 7
     said = run(*options, "--out", "new", "--no-verify", "--alpha", "0.5", status=1)
     assert "new exists already, of another run: alpha is 0.5 and was 1.0" in said
+
+
+def began_on(backend: str, record: Path) -> None:
+    told = json.loads(record.read_text())
+    told["asked"]["backend"] = backend
+    record.write_text(json.dumps(told))
+
+
+@pytest.mark.nightly
+@pytest.mark.backend
+def test_remat_takes_the_same_steps(base: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near as another order of sums leaves them: the same batches, with their pairs in another order."""
+    options = (base, "--data", data, *QUICK, "--val-share", "0", "--out")
+    steps = [finetuned(*options, "plain"), finetuned(*options, "again", "--remat")]
+    plain = Feeder.epoch
+
+    def turned(self: Feeder, *args: int) -> Iterator[Any]:
+        return ({name: rows[::-1].copy() for name, rows in batch.items()} for batch in plain(self, *args))
+
+    monkeypatch.setattr(Feeder, "epoch", turned)
+    steps.append(finetuned(*options, "turned"))
+    before, *after = (
+        [array.astype("float64") for array in weights(Path(name))] for name in (base, "plain", "again", "turned")
+    )
+    expected, again, other = after
+    rounding, moved = apart(expected, other), apart(before, expected)
+    assert apart(expected, again) <= 2 * rounding < 0.1 * moved
+    assert np.isclose(steps[1]["loss"]["last"], steps[0]["loss"]["last"], rtol=1e-3)
+
+
+def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(one, other, strict=True))))
 
 
 @pytest.mark.nightly
@@ -238,9 +278,13 @@ def test_a_full_disk_ends_a_run_and_keeps_its_last_checkpoint(
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: usage(1, 1, 0))
-    said = run(base, "--data", data, "--out", "out", "--no-verify", *QUICK, status=1)
-    assert "could not be written: no space left on device" in said and not Path("out").exists()
+    free = iter((1 << 40, 0, 0))
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: usage(1, 1, next(free)))
+    for _ in range(2):  # the first checkpoint is written
+        said = run(base, "--data", data, "--out", "out", "--no-verify", *QUICK, status=1)
+        assert "could not be written: no space left on device. " in said and "Nothing was left" not in said
+        assert "out.training keeps the run: once that is mended, the same command goes on." in said
+        assert not Path("out").exists()
     monkeypatch.undo()
 
 
@@ -250,6 +294,33 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr(mk.MobileClipModel, "train_on_batch", lambda *_, **__: {"loss": np.float32("nan")})
     said = run(base, "--data", data, "--out", "out", "--no-verify", *QUICK, status=1)
     assert "The loss of step 1 is not a finite number. Try a lower --learning-rate" in said
+
+
+def test_what_a_kill_left_half_written_is_cleared_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors writes a file of another name first, as large as the checkpoint."""
+    kept, variables = RunFolder(tmp_path / "out"), [keras.Variable(np.ones(3, "float32"))]
+
+    def killed(_: Any, path: Path, **__: Any) -> None:
+        (Path(path).parent / ".tmpAbC123").write_bytes(b"half")
+        raise SystemExit
+
+    def begin() -> None:
+        kept.folder.mkdir(exist_ok=True)
+        kept.begin({})
+        with monkeypatch.context() as patch:
+            patch.setattr("safetensors.numpy.save_file", killed)
+            patch.setattr(RunFolder, "_clear_writing", lambda _: None)  # which a kill leaves no time for
+            with pytest.raises(SystemExit):
+                kept.save(variables, History())
+        assert len([*kept.folder.rglob(".tmp*")]) == 1
+
+    begin()
+    kept.save(variables, History())
+    assert {*os.listdir(kept.folder)} == {"run.json", "checkpoint.safetensors"}
+    begin()
+    with kept.alone():
+        kept.remove()
+    assert not kept.folder.exists()
 
 
 @pytest.mark.nightly

@@ -67,8 +67,9 @@ DENSE = [
     for bias in ((), (normal(7),))
 ]
 DENSE_OF_VECTORS = [
-    case("dense_of_vectors", normal(3, length), normal(length, 5))
+    case("dense_of_vectors", normal(3, length), normal(length, 5), *bias)
     for length in (1024, 640, 80, 64, 7, 130)  # in groups of 64, 64 and 16, and whole
+    for bias in ((), (normal(5),))
 ]
 ATTENTION = [case("attention", normal(2, 5, 24), heads=2, causal=causal) for causal in (False, True)]
 ATTENTION_AT = [
@@ -93,6 +94,8 @@ OTHERS = [
     case("exp", normal(5)),
     case("mean_over_positions", normal(2, 3, 4, 8)),
     case("unit_length", normal(3, 8)),
+    case("with_class_token", normal(3, 4, 8), normal(1, 1, 8), normal(1, 4, 8), has_position=False),
+    case("with_class_token", normal(3, 4, 8), normal(1, 1, 8), normal(1, 5, 8), has_position=True),
     case("at", normal(2, 6, 8), picks=np.array([[5, 1], [0, 3]])),
     case("embed", normal(9, 4), ids=np.array([[8, 0, 1], [3, 3, 8]])),
 ]
@@ -552,9 +555,9 @@ def test_a_text_ends_at_the_first_of_its_largest_ids() -> None:
 
 @pytest.mark.parametrize("place", [0, 3, 6])
 def test_the_place_that_is_looked_up_is_where_the_only_text_ends(place: int) -> None:
-    end = keras.ops.convert_to_tensor(np.eye(7, dtype="float32")[place : place + 1])
-    assert kernels.only_end(end) in (None, place)
-    assert kernels.only_end(keras.ops.concatenate([end, end])) is None
+    tokens = keras.ops.convert_to_tensor(np.where(np.arange(7) < place, 5, 9 - (np.arange(7) > place + 1))[None])
+    assert kernels.only_end(tokens) in (None, place)
+    assert kernels.only_end(keras.ops.concatenate([tokens, tokens])) is None
 
 
 @pytest.mark.parametrize("name", ["tensor", "hand_over", "view", "is_on_host"])

@@ -18,8 +18,16 @@ from .training_steps import CHUNK, PAIRS, TEXT, difference, step
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
+ROUNDING = 1.25e-12
+"""How far a step in float64 on JAX is from itself with the pairs of its batch in another order, where nothing but sums
+differ: 0.78e-12, 1.07e-12 and 1.23e-12 in three orders of pairs of the mci towers. XLA adds up in another order with
+remat, too. The same on TensorFlow is 0.35e-12."""
 BLOCKS = {"small_mci": 15, "small_vit": 5, "small_mct": 3, TEXT: 2, "small_transformer": 2}
 """What is computed again, by tower."""
+
+
+LOSS = {"float32": 5e-7, "mixed_bfloat16": 100 * 2**-9}
+"""How near losses are to float64's, relatively: features are rounded to 2^-9, and similarities multiplied by 100."""
 
 
 @pytest.fixture
@@ -56,22 +64,34 @@ def test_the_step_is_the_same(towers: tuple[str, str], again: list[str]) -> None
     expected = step(model)
     assert not again
     found = step(with_remat(model))
-    # XLA adds up in another order, and a tower's gradients multiply what that changes.
-    assert difference(expected, found) < (5e-12 if keras.backend.backend() == "jax" else 1e-12)
+    assert difference(expected, found) < (2 * ROUNDING if keras.backend.backend() == "jax" else 1e-12)
     assert len(again) >= sum(BLOCKS[tower] for tower in towers)
     moved = [name for name in expected if "moving_mean" in name]
     assert moved
 
 
+@pytest.mark.nightly
+@pytest.mark.backend
+def test_it_changes_no_more_than_the_order_of_pairs_does() -> None:
+    """Which changes sums alone, so this is what rounding makes of the gradients of these towers."""
+    model = small_model("small_mci", "small_mct", "float64")
+    expected = step(model)
+    orders = [6, 5, 4, 3, 2, 1, 0], [4, 6, 1, 0, 5, 2, 3]
+    rounding = max(difference(expected, step(model, order=order)) for order in orders)
+    assert difference(expected, step(with_remat(model))) < 2 * rounding < 1e-10
+
+
 @nightly_on("jax", "tensorflow")
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_the_step_is_the_same_in_other_dtypes(dtype: str) -> None:
-    """To the last bits on PyTorch. A compiled program may add up in another order, as bfloat16 shows."""
-    if keras.backend.backend() != "torch" and dtype != "float32":
-        pytest.skip("rounded by another program")
-    limit = 1e-6 if keras.backend.backend() == "torch" else 1e-5
+def test_the_step_is_as_exact_in_other_dtypes(dtype: str) -> None:
+    """Beside float64. To the last bits on PyTorch; a compiled program may add up in another order."""
     model = small_model("small_vit", TEXT, dtype)
-    assert difference(step(model), step(with_remat(model))) < limit
+    found, again = step(model), step(with_remat(model))
+    if keras.backend.backend() == "torch":
+        assert difference(found, again) < 1e-6
+    truth = step(copy_model(model, "float64"))
+    limit = 2 * difference(truth, found, LOSS[dtype])
+    assert difference(truth, again, LOSS[dtype]) < limit
 
 
 @nightly_on("jax", "tensorflow")

@@ -24,11 +24,25 @@ class Kept(keras.optimizers.SGD):
         self.assign_add(variable, keras.ops.cast(gradient, variable.dtype))
 
 
-def step(model: MobileClipModel, chunk_size: int | None = None, eager: bool = False, **options: Any) -> dict[str, Any]:
-    """The loss of one step of `fit`, what it makes of each variable, and the gradients in place of the weights."""
+def step(
+    model: MobileClipModel,
+    chunk_size: int | None = None,
+    eager: bool = False,
+    order: list[int] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The loss of one step of `fit`, what it makes of each variable, and the gradients in place of the weights.
+
+    Args:
+        model: left as it is.
+        chunk_size, eager: of `compile`.
+        order: of the pairs; None for their own.
+        options: of `fit`.
+    """
     copy = copy_model(model)
     copy.compile(Kept(), chunk_size=chunk_size, run_eagerly=eager)
-    history = copy.fit(PAIRS, batch_size=ROWS, shuffle=False, verbose=0, **options).history
+    pairs = PAIRS if order is None else {name: rows[order] for name, rows in PAIRS.items()}
+    history = copy.fit(pairs, batch_size=ROWS, shuffle=False, verbose=0, **options).history
     named = {name_of(number, v): v for number, v in enumerate(copy.weights)}
     found = {name: np.array(keras.ops.convert_to_numpy(v), "float64") for name, v in named.items()}
     return {**found, "loss": np.array(history["loss"])}
@@ -38,11 +52,11 @@ def name_of(number: int, variable: keras.Variable) -> str:
     return f"{number} {variable.name}{' gradient' if variable.trainable else ''}"
 
 
-def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+def difference(one: dict[str, Any], other: dict[str, Any], loss: float = 5e-7) -> float:
     """The largest difference, relative to the largest number of that variable; a gradient's is taken for a thousandth
     of the largest gradient at least, as some are zero but for rounding. The losses, of which Keras keeps a mean in
-    float32, must be the same but for its last bits."""
-    assert one.keys() == other.keys() and np.allclose(one["loss"], other["loss"], rtol=5e-7)
+    float32, must be the same to `loss`, its last bits."""
+    assert one.keys() == other.keys() and np.allclose(one["loss"], other["loss"], rtol=loss)
     largest = {name: np.abs(value).max(initial=0) for name, value in one.items() if name != "loss"}
     least = 1e-3 * max(size for name, size in largest.items() if name.endswith("gradient"))
     sizes = {name: max(size, least if name.endswith("gradient") else 1e-30) for name, size in largest.items()}

@@ -103,7 +103,7 @@ def finetune(
                 say=lambda sentence: quiet.print(shown(sentence), soft_wrap=True),
             )
         except KeyboardInterrupt:
-            errors.print("Interrupted. The same command goes on from the last checkpoint.")
+            errors.print("Interrupted. The same command goes on from the last checkpoint, if there is one yet.")
             raise typer.Exit(130) from None
         if as_json:
             print_json({"folder": str(out), **_facts(outcome)})

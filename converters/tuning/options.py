@@ -10,6 +10,8 @@ PARTS = ("image", "text", "norms")
 DTYPES = ("float32", "mixed_bfloat16")
 LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 """The usual ones: of all weights, and of adapters, which start at zero."""
+NAMES = {"backend": "KERAS_BACKEND"}
+"""Of what a run is told by, where a user knows it by another name."""
 
 
 class OptionError(MobileClipError):
@@ -93,7 +95,7 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
     """
     order = [*(field.name for field in fields(Options)), *asked, *found]
     return [
-        f"{name.replace('_', ' ')} is {_said(asked.get(name))} and was {_said(found.get(name))}"
+        f"{NAMES.get(name, name.replace('_', ' '))} is {_said(asked.get(name))} and was {_said(found.get(name))}"
         for name in dict.fromkeys(order)
         if asked.get(name) != found.get(name)
     ]

@@ -3,6 +3,7 @@
     run.json                  what the run was asked to do
     checkpoint.safetensors    weights, optimizer and history, replaced in one step
     best-STEP.safetensors     the weights that did best so far, named by the checkpoint
+    writing/                  what is being written, until it takes its place
 
 A kill at any moment leaves the last checkpoint whole, and the best weights that it speaks of.
 """
@@ -21,11 +22,13 @@ import numpy as np
 
 from ...keras_models.errors import MobileClipError
 from ...keras_models.store.foreign.json_file import Limits, read_json
-from ...keras_models.store.writing.output_errors import output_errors
+from ...keras_models.store.writing.output_errors import NOTHING_LEFT, OutputError, output_errors
 from .history import History, Recall
 
 SUFFIX = ".training"
 RUN, CHECKPOINT, BEST, LOCK = "run.json", "checkpoint.safetensors", "best-*.safetensors", "lock"
+WRITING = "writing"
+"""A folder of its own: safetensors writes `.tmpAbC123` first, which a kill leaves, as large as a checkpoint."""
 FORMAT = 1
 LIMITS = Limits(size=64 << 20, items=10_000_000)
 
@@ -51,7 +54,7 @@ class RunFolder:
 
         Raises:
             RunError: where another process is at it.
-            OutputError: where it cannot be made.
+            OutputError: where it cannot be made. One from within the context says what is kept.
         """
         from filelock import FileLock, Timeout
 
@@ -64,6 +67,11 @@ class RunFolder:
                 raise RunError(f"Another process is at {self.folder}. Wait until it has ended.") from error
         try:
             yield
+        except OutputError as error:
+            if not (self.folder / CHECKPOINT).exists():
+                raise
+            kept = f"{self.folder} keeps the run: once that is mended, the same command goes on."
+            raise OutputError(f"{str(error).removesuffix(NOTHING_LEFT).rstrip()} {kept}") from error
         finally:
             if not (self.folder / CHECKPOINT).exists():  # nothing that anybody could go on with
                 self.remove()
@@ -92,12 +100,14 @@ class RunFolder:
 
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Notes what a run is asked to do, in a folder that is empty."""
-        with output_errors(self.folder):
-            _write_text(self.folder / RUN, json.dumps({"format": FORMAT, "asked": asked}, indent=2))
+        told = json.dumps({"format": FORMAT, "asked": asked}, indent=2)
+        with output_errors(self.folder), self._written(self.folder / RUN) as new:
+            new.write_text(told, encoding="utf-8")
 
     def remove(self) -> None:
         """Removes all that a run keeps, and nothing else. What the run is goes last."""
-        for path in [*self.folder.glob(BEST), *self.folder.glob("*.new"), *self.made(), self.folder / RUN]:
+        self._clear_writing()
+        for path in [*self.folder.glob(BEST), *self.made(), self.folder / RUN]:
             path.unlink(missing_ok=True)
 
     def made(self) -> list[Path]:
@@ -170,19 +180,31 @@ class RunFolder:
         from safetensors.numpy import save_file
 
         size = sum(array.nbytes for array in arrays.values()) + (1 << 16)
-        new = path.with_name(f"{path.name}.new")
-        with output_errors(self.folder):
-            new.unlink(missing_ok=True)
+        with output_errors(self.folder), self._written(path) as new:
             if shutil.disk_usage(self.folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
-            try:
-                save_file(arrays, new, metadata={"told": json.dumps(told)})
-                _sync(new)
-                new.replace(path)
-                _sync(self.folder)
-            except BaseException:
-                new.unlink(missing_ok=True)
-                raise
+            save_file(arrays, new, metadata={"told": json.dumps(told)})
+
+    @contextmanager
+    def _written(self, path: Path) -> Iterator[Path]:
+        """Where to write a file, which then takes its place in one step. What a kill left there is removed."""
+        self._clear_writing()
+        new = self.folder / WRITING / path.name
+        new.parent.mkdir(exist_ok=True)
+        try:
+            yield new
+            _sync(new)
+            new.replace(path)
+            _sync(self.folder)
+        finally:
+            self._clear_writing()
+
+    def _clear_writing(self) -> None:
+        place = self.folder / WRITING
+        for path in [*place.glob("*.safetensors"), *place.glob(".tmp*"), place / RUN]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.rmdir()
 
 
 def _arrays(variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
@@ -210,13 +232,6 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged. Remove {path.parent} to begin anew.") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    _sync(new)
-    new.replace(path)
 
 
 def _sync(path: Path) -> None:

@@ -45,6 +45,7 @@ mean_over_positions = _fastest(plain.mean_over_positions)
 only_end = _fastest(plain.only_end)
 recomputed = _fastest(plain.recomputed)
 unit_length = _fastest(plain.unit_length)
+with_class_token = _fastest(plain.with_class_token)
 
 compiled = _fastest(plain_runtime.compiled)
 copy_value = _fastest(plain_runtime.copy_value)

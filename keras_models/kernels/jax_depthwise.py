@@ -4,12 +4,16 @@ Measured for 4 images of 64 x 64 pixels and 64 channels, with a kernel of 7 x 7 
 2: XLA's own gradient takes 12 s to compile and 15 s to run, this one 0.5 and 0.05 s, PyTorch's 0.07 s to run.
 """
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
 from jax import lax
 from jax import numpy as jnp
+
+IMAGES_TOGETHER = 8
+"""Rows of so many images are added up at once in the gradient of a kernel, or of as many as divide a batch."""
 
 
 def sum_of_shifted(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
@@ -83,14 +87,28 @@ def _gradient_of_inputs(
 
 
 def _gradient_of_kernel(gradient: Any, inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
-    """Of each tap, the sum of the input that it saw times the gradient. A loop is compiled once for all taps."""
+    """Of each tap, the sum of the input that it saw times the gradient.
+
+    Row by row, added up for each column on its own: what is added to stays in the processor's cache, where a sum for
+    each tap would go through both images as often as there are taps. With 8 images of 64 x 64 pixels, 64 channels and
+    7 x 7 taps that takes 10 ms in place of 35; PyTorch takes 13 for both gradients.
+    """
     (tall, wide), (rows, columns) = kernel.shape[:2], padding
-    height, width = gradient.shape[1:3]
+    images, height, width, channels = gradient.shape
     padded = _repeated(jnp.pad(inputs, [(0, 0), (rows, rows), (columns, columns), (0, 0)]), kernel)
-    size = (len(padded), strides * (height - 1) + 1, strides * (width - 1) + 1, padded.shape[-1])
+    together = math.gcd(images, IMAGES_TOGETHER)
 
-    def of_tap(tap: Any) -> Any:
-        seen = lax.dynamic_slice(padded, (0, tap // wide, tap % wide, 0), size)
-        return jnp.sum(seen[:, ::strides, ::strides] * gradient, axis=(0, 1, 2))
+    def add_row(total: Any, place: Any) -> tuple[Any, None]:
+        image, row = together * (place // height), place % height
+        upstream = lax.dynamic_slice(gradient, (image, row, 0, 0), (together, 1, width, channels))
+        seen = lax.dynamic_slice(padded, (image, strides * row, 0, 0), (together, tall, *padded.shape[2:]))
 
-    return lax.map(of_tap, jnp.arange(tall * wide)).reshape(kernel.shape)
+        def of_column(x: int) -> Any:
+            shifted = seen[:, :, x : x + strides * (width - 1) + 1 : strides]
+            return sum((shifted[i] * upstream[i] for i in range(1, together)), start=shifted[0] * upstream[0])
+
+        return total + jnp.stack([of_column(x) for x in range(wide)], axis=1), None
+
+    zeros = jnp.zeros((tall, wide, width, channels), gradient.dtype)
+    total, _ = lax.scan(add_row, zeros, jnp.arange(images // together * height))
+    return total.sum(2).reshape(kernel.shape)

@@ -103,8 +103,8 @@ def dense(
     return outputs if activation is None else activation(outputs)
 
 
-def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
-    """inputs @ kernel, added up in groups: less than half the rounding error of one long sum.
+def dense_of_vectors(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs @ kernel + bias, added up in groups: less than half the rounding error of one long sum.
 
     Pooling averages away the rounding errors of single positions. What stays is the error of the few products after
     it, which so decides how exact the features of a whole tower are. PyTorch's library adds up in short sums, too.
@@ -112,6 +112,7 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
     Args:
         inputs: float (batch, inputs).
         kernel: float (inputs, units).
+        bias: float (units,), or None.
 
     Returns:
         Float (batch, units).
@@ -119,11 +120,13 @@ def dense_of_vectors(inputs: Tensor, kernel: Tensor) -> Tensor:
     length = kernel.shape[0]
     group = group_of(length)
     if group == length:
-        return inputs @ kernel
+        outputs = inputs @ kernel
+        return outputs if bias is None else outputs + bias
     # Plain products of slices: converters to other runtimes, and their integer kernels, know these as dense layers.
     starts = range(0, length, group)
     parts = [inputs[:, start : start + group] @ kernel[start : start + group] for start in starts]
-    return sum(parts[1:], start=parts[0])
+    outputs = sum(parts[1:], start=parts[0])
+    return outputs if bias is None else outputs + bias
 
 
 def group_of(length: int) -> int:
@@ -245,13 +248,33 @@ def end_of_text(tokens: Tensor) -> Tensor:
     return ops.cast(ops.equal(place, first), "float32")
 
 
-def only_end(end: Tensor) -> int | None:
-    """Where the only text of a batch ends, if looking is cheap and saves operations; else None.
+def only_end(tokens: Tensor) -> int | None:
+    """Where the only text of a batch ends, as `end_of_text`, if looking is cheap and saves operations; else None.
 
     Args:
-        end: what `end_of_text` gives.
+        tokens: integers (batch, length).
     """
     return None
+
+
+def with_class_token(patches: Tensor, class_token: Tensor, positions: Tensor, has_position: bool) -> Tensor:
+    """Patches with their positions, behind the class token.
+
+    The class token is added to a row of zeros. Repeating it along the batch would take an operation that many runtimes
+    of phones lack, and so would making zeros for a batch of any size. `torch.compile` cannot follow Keras' padding.
+
+    Args:
+        patches: float (batch, patches, width).
+        class_token: float (1, 1, width).
+        positions: float (1, patches, width), or (1, 1 + patches, width).
+        has_position: whether the first position is the class token's.
+
+    Returns:
+        Float (batch, 1 + patches, width).
+    """
+    first = class_token + positions[:, :1] if has_position else class_token
+    others = positions[:, 1:] if has_position else positions
+    return ops.concatenate([patches[:, :1] * 0.0, patches], axis=1) + ops.concatenate([first, others], axis=1)
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:

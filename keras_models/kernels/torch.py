@@ -70,14 +70,15 @@ def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) ->
     return outputs if activation is None else activation(outputs)
 
 
-def dense_of_vectors(inputs: Any, kernel: Any) -> Tensor:
+def dense_of_vectors(inputs: Any, kernel: Any, bias: Any = None) -> Tensor:
     """The groups of plain.py as one batched product. Slices would each be an operation, and three for the gradient."""
     length, units = kernel.shape
     group = plain.group_of(length)
     if group == length:
-        return inputs @ kernel
+        return dense(inputs, kernel, bias)
     parts = inputs.reshape(-1, length // group, group).transpose(0, 1)
-    return (parts @ kernel.reshape(-1, group, units)).sum(0)
+    outputs = (parts @ kernel.reshape(-1, group, units)).sum(0)
+    return outputs if bias is None else outputs + bias
 
 
 def embed(table: Any, ids: Any) -> Tensor:
@@ -117,13 +118,21 @@ def end_of_text(tokens: Any) -> Tensor:
     return (place == tokens.argmax(-1, keepdim=True)).float()
 
 
-def only_end(end: Any) -> int | None:
-    """The one number is looked up, for one text, in place of ten operations. A program that is compiled cannot look."""
-    if end.shape[0] != 1 or end.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+def only_end(tokens: Any) -> int | None:
+    """The one number is looked up, for one text, in place of a dozen operations. A program that is compiled cannot."""
+    if tokens.shape[0] != 1 or tokens.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    if end.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if tokens.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return None
-    return int(end.argmax())
+    return int(tokens.argmax())
+
+
+def with_class_token(patches: Any, class_token: Any, positions: Any, has_position: bool) -> Tensor:
+    """Two operations in place of four: PyTorch repeats the class token without a copy."""
+    first = class_token.expand(patches.shape[0], -1, -1)
+    if has_position:
+        return torch.cat([first, patches], 1) + positions
+    return torch.cat([first, patches + positions], 1)
 
 
 def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:

@@ -43,9 +43,8 @@ class VectorLinear(_Dense):
     """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        outputs = kernels.dense_of_vectors(inputs, kernels.weight(self.kernel))
-        if self.bias is not None:
-            outputs = outputs + kernels.weight(self.bias)
+        bias = None if self.bias is None else kernels.weight(self.bias)
+        outputs = kernels.dense_of_vectors(inputs, kernels.weight(self.kernel), bias)
         return outputs if self.activation is None else self.activation(outputs)
 
 

@@ -51,8 +51,8 @@ class ImageProjectionHead(Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         pooled = kernels.mean_over_positions(inputs) if len(inputs.shape) == 4 else inputs
-        features = kernels.dense_of_vectors(pooled, kernels.weight(self.kernel))
-        return features if self.bias is None else features + self.bias
+        bias = None if self.bias is None else kernels.weight(self.bias)
+        return kernels.dense_of_vectors(pooled, kernels.weight(self.kernel), bias)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.embed_dim)

@@ -61,14 +61,15 @@ class TextBackbone(Layer):
         self.final_norm.build((None, width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return self.encode(self.embed(inputs), kernels.end_of_text(inputs), training)
+        place = kernels.only_end(inputs)
+        return self.encode(self.embed(inputs), kernels.end_of_text(inputs) if place is None else place, training)
 
-    def encode(self, states: Tensor, end: Tensor, training: bool | None = None) -> Tensor:
+    def encode(self, states: Tensor, end: Tensor | int, training: bool | None = None) -> Tensor:
         """What follows the embeddings.
 
         Args:
             states: float (batch, length, width), what `embed` gives.
-            end: float32 (batch, length), what `end_of_text` gives.
+            end: float32 (batch, length), what `end_of_text` gives; or the place, of one text.
             training: whether batch norms learn.
 
         Returns:

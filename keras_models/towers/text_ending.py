@@ -23,27 +23,25 @@ class PlainEnding:
         self.blocks = blocks
         self.training = training
 
-    def __call__(self, states: Tensor, end: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, end: Tensor | int) -> Tensor:
         """The states at the end of each text, after the ending's blocks.
 
         Args:
             states: float (batch, length, width), what comes before the ending's blocks.
-            end: float32 (batch, length), 1 where each text ends and 0 elsewhere.
+            end: float32 (batch, length), 1 where each text ends and 0 elsewhere; or the place, of one text.
 
         Returns:
             Float (batch, 1, width).
         """
-        return kernels.at(states, _picks(states, end[:, None]))
+        return kernels.at(states, _picks_of_end(states, end))
 
 
 class TransformerEnding(PlainEnding):
     """The last transformer block at the end of each text: 8 % of a tower of twelve blocks is saved."""
 
-    def __call__(self, states: Tensor, end: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, end: Tensor | int) -> Tensor:
         (block,) = self.blocks
-        place = kernels.only_end(end)
-        picks = _picks(states, end[:, None]) if place is None else slice(place, place + 1)
-        return run_block(block, states, self.training, picks=picks)
+        return run_block(block, states, self.training, picks=_picks_of_end(states, end))
 
 
 class MixerEnding(PlainEnding):
@@ -52,13 +50,12 @@ class MixerEnding(PlainEnding):
     The RepMixer block sees `reach` positions to either side. So the transformer block need compute only those.
     """
 
-    def __call__(self, states: Tensor, end: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, end: Tensor | int) -> Tensor:
         transformer, mixer = self.blocks
-        middle = kernels.only_end(end)
-        if middle is not None:
-            start = max(middle - mixer.reach, 0)
-            window = slice(start, min(middle + mixer.reach + 1, states.shape[1]))
-            return _mixed(mixer, transformer(states, picks=window), middle - start)
+        if isinstance(end, int):
+            start = max(end - mixer.reach, 0)
+            window = slice(start, min(end + mixer.reach + 1, states.shape[1]))
+            return _mixed(mixer, transformer(states, picks=window), end - start)
         place = ops.arange(ops.shape(states)[1], dtype="float32")
         middle = ops.sum(end * place, axis=-1)[:, None]
         columns = middle + ops.arange(-mixer.reach, mixer.reach + 1, dtype="float32")
@@ -71,6 +68,10 @@ class MixerEnding(PlainEnding):
 def _mixed(mixer: RepMixerBlock, states: Tensor, column: int, inside: Tensor | None = None) -> Tensor:
     """One column of a sentence, which is an image one pixel high."""
     return ops.squeeze(mixer(ops.expand_dims(states, 1), column=column, inside=inside), 1)
+
+
+def _picks_of_end(states: Tensor, end: Tensor | int) -> Tensor | slice:
+    return slice(end, end + 1) if isinstance(end, int) else _picks(states, end[:, None])
 
 
 def _picks(states: Tensor, ones: Tensor) -> Tensor:

@@ -118,14 +118,11 @@ class VisionTransformer(Layer):
         patches = ops.reshape(patches, (-1, rows * columns, width))
         prefix = int(self.config.class_token_position)
         positions = kernels.weight(self.pos_embed)
-        grid = resize_positions(positions[:, prefix:], (self.grid_size, self.grid_size), (rows, columns))
-        class_token = kernels.weight(self.cls_token)
-        if prefix:
-            class_token = class_token + positions[:, :1]
-        # The class token is added to a row of zeros. Repeating it along the batch would take an operation that many
-        # runtimes of phones lack, and so would making zeros for a batch of any size. `torch.compile` cannot follow
-        # Keras' padding.
-        tokens = ops.concatenate([patches[:, :1] * 0.0, patches], axis=1) + ops.concatenate([class_token, grid], axis=1)
+        old, new = (self.grid_size, self.grid_size), (rows, columns)
+        if new != old:
+            grid = resize_positions(positions[:, prefix:], old, new)
+            positions = ops.concatenate([positions[:, :1], grid], axis=1) if prefix else grid
+        tokens = kernels.with_class_token(patches, kernels.weight(self.cls_token), positions, bool(prefix))
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

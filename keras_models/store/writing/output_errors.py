@@ -13,6 +13,10 @@ class OutputError(MobileClipError):
     """An output cannot be written; the message says why, and nothing was left behind."""
 
 
+NOTHING_LEFT = "Nothing was left behind."
+"""What the message of an OutputError ends with, unless more is known."""
+
+
 @contextmanager
 def output_errors(target: Path) -> Iterator[None]:
     """Turns what the operating system reports into an OutputError."""
@@ -22,7 +26,7 @@ def output_errors(target: Path) -> Iterator[None]:
         reason = os_reason(error)
         if reason is None:
             raise
-        raise OutputError(f"{target} could not be written: {reason}. Nothing was left behind.") from error
+        raise OutputError(f"{target} could not be written: {reason}. {NOTHING_LEFT}") from error
 
 
 def os_reason(error: BaseException) -> str | None:
