@@ -7,7 +7,7 @@ from keras import ops
 from ..types import Tensor
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[Any, Any]) -> Tensor:
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[Any, Any], before: int = 0) -> Tensor:
     """Resamples a grid of position embeddings by antialiased bicubic interpolation.
 
     Written as two matrix products, so that every backend gives the same values and a size that is known only at
@@ -15,20 +15,22 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[Any, An
     what Pillow and PyTorch's antialiased bicubic compute.
 
     Args:
-        positions: float (1, rows * columns, width).
+        positions: float (1, before + rows * columns, width).
         old: (rows, columns) of the grid that `positions` holds.
         new: (rows, columns) wanted; integers, or scalar tensors where unknown.
+        before: how many positions stand before the grid, and stay as they are.
 
     Returns:
-        Float (1, new rows * new columns, width).
+        Float (1, before + new rows * new columns, width).
     """
     if all(isinstance(size, int) for size in new) and tuple(new) == tuple(old):
         return positions
     width = positions.shape[-1]
-    grid = ops.reshape(positions, (old[0], old[1], width))
+    grid = ops.reshape(positions[:, before:], (old[0], old[1], width))
     grid = ops.einsum("yr,rcw->ycw", _weights(old[0], new[0], positions.dtype), grid)
     grid = ops.einsum("xc,ycw->yxw", _weights(old[1], new[1], positions.dtype), grid)
-    return ops.reshape(grid, (1, new[0] * new[1], width))
+    grid = ops.reshape(grid, (1, new[0] * new[1], width))
+    return ops.concatenate([positions[:, :before], grid], axis=1) if before else grid
 
 
 def _weights(old: int, new: Any, dtype: Any) -> Tensor:

@@ -117,11 +117,8 @@ class VisionTransformer(Layer):
         _, rows, columns, width = ops.shape(patches)
         patches = ops.reshape(patches, (-1, rows * columns, width))
         prefix = int(self.config.class_token_position)
-        positions = kernels.weight(self.pos_embed)
-        old, new = (self.grid_size, self.grid_size), (rows, columns)
-        if new != old:
-            grid = resize_positions(positions[:, prefix:], old, new)
-            positions = ops.concatenate([positions[:, :1], grid], axis=1) if prefix else grid
+        old = (self.grid_size, self.grid_size)
+        positions = resize_positions(kernels.weight(self.pos_embed), old, (rows, columns), before=prefix)
         tokens = kernels.with_class_token(patches, kernels.weight(self.cls_token), positions, bool(prefix))
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
