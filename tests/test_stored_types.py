@@ -1,5 +1,6 @@
 """Files of rounded weights: each type takes its bits, and computes as its recipe says."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,22 @@ def test_openvino_takes_folders_with_commas(tmp_path: Path) -> None:
     path = written(KERNEL, tmp_path / "cats, dogs" / "dense.xml", "openvino")
     (made,) = RUNTIMES["openvino"].code.open_tower(path, 1, "float32")({"rows": ROWS}).values()
     assert np.allclose(made, ROWS @ KERNEL, atol=1e-3)
+
+
+@pytest.mark.parametrize("before", [None, "false"])
+def test_openvino_sends_no_record_of_its_use(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no network, an export would end only after each message has waited for it."""
+    import openvino
+    from openvino_telemetry.utils.opt_in_checker import ConsentCheckResult, OptInChecker
+
+    for name in ("CI", "TF_BUILD", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv("CI", before)
+    asked: list[Any] = []
+    monkeypatch.setattr(openvino, "convert_model", lambda path: asked.append(OptInChecker().check(False, True)))
+    monkeypatch.setattr(openvino, "save_model", lambda *_, **__: None)
+    RUNTIMES["openvino"].code.write(tmp_path, tmp_path / "image.xml", (1,))
+    assert asked == [ConsentCheckResult.DECLINED] and os.environ.get("CI") == before
