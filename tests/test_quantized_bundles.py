@@ -134,6 +134,7 @@ def test_the_bundle_says_what_rounding_cost(int8: Exported) -> None:
     for tower in ("image", "text"):
         assert plain[tower]["size"] == plain[tower]["latency"] == 1 and plain[tower]["smallest_cosine"] > 0.999999
         assert rounded[tower]["bytes"] == (int8.folder / f"{tower}.tflite").stat().st_size
+        assert rounded[tower]["size"] == pytest.approx(rounded[tower]["bytes"] / plain[tower]["bytes"])
         assert 0.9 < rounded[tower]["smallest_cosine"] < 0.99999 and 0 < rounded[tower]["agreement"] <= 1
         stored = stored_types(int8.folder / f"{tower}.tflite")
         assert "INT8" in stored <= {"INT8", "FLOAT16"}  # LiteRT has depthwise kernels in 16 bits
@@ -154,16 +155,54 @@ def test_a_bundle_is_held_to_its_own_bound(int8: Exported, tmp_path: Path) -> No
     assert "holds rounded weights (int8-weights), whose features are within" in said.replace("\n", " ")
     assert "equal" not in said
     bundle = Path(shutil.copytree(int8.folder, tmp_path / "bundle"))
-    about, proof = (json.loads((bundle / name).read_text()) for name in ("bundle.json", "verification.json"))
+    about = json.loads((bundle / "bundle.json").read_text())
     about["quantization"]["bound"]["image"] = 0.9999999
-    (bundle / "bundle.json").write_text(json.dumps(about))
-    proof["files_sha256"]["bundle.json"] = sha256(bundle / "bundle.json")
-    (bundle / "verification.json").write_text(json.dumps(proof))
+    write_described(bundle, about)
     said, _ = run("verify", bundle, status=1)
     assert "features are further than the bundle states" in said.replace("\n", " ")
     about["quantization"]["bound"] = {"image": "much"}
     (bundle / "bundle.json").write_text(json.dumps(about))
     with pytest.raises(DeployError, match=r"quantization\.bound\.image must be a number"):
+        verify_bundle(bundle)
+
+
+def write_described(bundle: Path, about: dict[str, Any]) -> None:
+    """Gives a bundle another description, and its proof the description's hash."""
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    proof = json.loads((bundle / "verification.json").read_text())
+    proof["files_sha256"]["bundle.json"] = sha256(bundle / "bundle.json")
+    (bundle / "verification.json").write_text(json.dumps(proof))
+
+
+def test_a_certificate_that_was_changed_is_refused(int8: Exported, tmp_path: Path) -> None:
+    """Each number of it by its hash, and sizes also where the hash was made anew."""
+    bundle = Path(shutil.copytree(int8.folder, tmp_path / "bundle"))
+    about = json.loads((bundle / "bundle.json").read_text())
+    towers = about["quantization"]["tried"][1]["towers"]
+    towers["image"]["smallest_cosine"] = 1.0
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(DeployError, match=r"verification\.json is not about this bundle\.json"):
+        verify_bundle(bundle)
+    size = towers["text"]["bytes"]
+    towers["text"]["bytes"] = size - 1
+    write_described(bundle, about)
+    with pytest.raises(DeployError, match=f"its text tower takes {size} bytes, and bundle.json states {size - 1}"):
+        verify_bundle(bundle)
+    del towers["text"]
+    write_described(bundle, about)
+    with pytest.raises(DeployError, match=f"its text tower takes {size} bytes, and bundle.json states none"):
+        verify_bundle(bundle)
+    towers["text"] = {"bytes": "few"}
+    write_described(bundle, about)
+    with pytest.raises(DeployError, match=r"quantization\.tried\[1\]\.towers\.text\.bytes must be a whole number"):
+        verify_bundle(bundle)
+
+
+def test_the_picture_of_a_certificate_has_a_hash(int8: Exported, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(int8.folder, tmp_path / "bundle"))
+    with (bundle / "quantization.png").open("ab") as picture:
+        picture.write(b"0")
+    with pytest.raises(DeployError, match=r"quantization\.png has changed"):
         verify_bundle(bundle)
 
 

@@ -33,6 +33,8 @@ from .golden import FOLDER as GOLDEN_FOLDER
 from .tokenizer_files import FOLDER as TOKENIZER_FOLDER
 
 FORMAT = 1
+LARGEST_FILES = 2**40
+"""Bytes that a description may state."""
 PROOF_FILE = "verification.json"
 
 _REQUEST = fields(
@@ -47,9 +49,18 @@ _REQUEST = fields(
     },
     {"budget": nullable(number(0, 1))},
 )
+_NAMES = (*RECIPES, "mixed")
+_TRIAL = fields({"recipe": text(among=_NAMES), "towers": mapping(fields({"bytes": whole(0, LARGEST_FILES)}), most=2)})
+_CERTIFICATE = fields(
+    {
+        "stored": text(among=_NAMES),
+        "bound": mapping(number(-3, 1), most=2),
+        "tried": listed(_TRIAL, most=len(_NAMES), least=1),
+    }
+)
 _FIELDS = fields(
     {"request": _REQUEST, "model": fields({"variant": text(200)}), "files": mapping(sha256, most=10_000)},
-    {"quantization": fields({"stored": text(among=(*RECIPES, "mixed")), "bound": mapping(number(-3, 1), most=2)})},
+    {"quantization": _CERTIFICATE},
 )
 
 

@@ -14,6 +14,7 @@ from ..contents import golden
 from ..contents.bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
 from ..export import RunJob, compute, judge
 from ..processes import in_own_process
+from ..quantize.trial import tower_bytes
 from ..request import DeployError, Request
 from ..sources import Source
 from .inputs import proof_inputs
@@ -50,12 +51,15 @@ def verify_bundle(
         run_job: runs PyTorch.
 
     Raises:
-        MobileClipError: where a file is missing, added or changed, or the runtime is not installed.
+        MobileClipError: where a file is missing, added, changed or of another size than the certificate of rounded
+            weights states, or the runtime is not installed.
     """
     about = read_bundle(folder)
     request = request_from_json(about["request"])
     stored = stored_as(about)
     _check_files(folder, about["files"])
+    if "quantization" in about:
+        _check_sizes(folder, about["quantization"], request)
     request.how.check_packages(making=False)
     if source is None:
         inputs, truth, errors = golden.read_golden(folder / golden.FOLDER)
@@ -117,3 +121,15 @@ def _check_files(folder: Path, recorded: dict[str, str]) -> None:
     wrong += [f"{name} has changed" for name in found if recorded.get(name, found[name]) != found[name]]
     if wrong:
         raise DeployError(f"{folder} is not as it was exported: {'; '.join(wrong[:20])}.")
+
+
+def _check_sizes(folder: Path, certificate: dict[str, Any], request: Request) -> None:
+    """Raises DeployError unless the towers take as many bytes as the certificate of their rounded weights states."""
+    stated = {trial["recipe"]: trial["towers"] for trial in certificate["tried"]}.get(certificate["stored"], {})
+    for tower in request.towers:
+        said, found = stated.get(tower, {}).get("bytes"), tower_bytes(folder, tower)
+        if said != found:
+            raise DeployError(
+                f"{folder} is not as it was exported: its {tower} tower takes {found} bytes, and {BUNDLE_FILE} states "
+                f"{'none' if said is None else said}."
+            )
