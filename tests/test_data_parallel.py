@@ -19,21 +19,20 @@ import keras
 import numpy as np
 from mobileclip_keras.keras_models import architectures
 from mobileclip_keras.verify.data import synthetic
-from tests import small, test_grad_cache
+from tests import small
+from tests.training_steps import difference, step
 
 architectures.IMAGE_TOWERS |= small.KNOWN_IMAGE_TOWERS
 architectures.TEXT_TOWERS |= small.KNOWN_TEXT_TOWERS
-test_grad_cache.ROWS = 16
-test_grad_cache.PAIRS = {"image": synthetic.images(16, 64, seed=0)[:16], "text": synthetic.tokens(16, seed=0)[:16] % 64}
-step, difference = test_grad_cache.step, test_grad_cache.difference
+pairs = {"image": synthetic.images(16, 64, seed=0)[:16], "text": synthetic.tokens(16, seed=0)[:16] % 64}
 model = small.small_model("small_vit", "small_mct_of_64_words", "float64")
-alone = step(model, None)
+alone = step(model, pairs=pairs)
 fixed = small.small_model("small_vit", "small_mct_of_64_words", "float64")
 fixed.freeze(norms=True)
-fixed_alone = step(fixed, None)
+fixed_alone = step(fixed, pairs=pairs)
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-found = {"devices": jax.device_count(), "whole": difference(alone, step(model, None))}
-print(json.dumps({**found, "chunks": difference(fixed_alone, step(fixed, 8))}))
+found = {"devices": jax.device_count(), "whole": difference(alone, step(model, pairs=pairs))}
+print(json.dumps({**found, "chunks": difference(fixed_alone, step(fixed, 8, pairs=pairs))}))
 """
 
 

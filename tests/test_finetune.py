@@ -272,6 +272,16 @@ def test_two_at_once_in_one_folder(base: Path, data: Path) -> None:
     assert "Another process is at" in said and not Path("out.training").exists()
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_has_the_name_of_the_folder_of_the_run_is_left_alone(is_link: bool, tmp_path: Path) -> None:
+    place = tmp_path / "out.training"
+    place.symlink_to("nowhere") if is_link else place.write_text("mine")
+    said = r"out\.training is no folder.* Move it away, or choose another --out\."
+    with pytest.raises(run_folder.RunError, match=said), RunFolder(tmp_path / "out").alone():
+        pytest.fail("must not be reached")
+    assert place.is_symlink() if is_link else place.read_text() == "mine"
+
+
 def test_a_full_disk_ends_a_run_and_keeps_its_last_checkpoint(
     base: Path, data: Path, monkeypatch: pytest.MonkeyPatch, cheap_steps: None
 ) -> None:

@@ -29,6 +29,7 @@ def step(
     chunk_size: int | None = None,
     eager: bool = False,
     order: list[int] | None = None,
+    pairs: dict[str, np.ndarray] = PAIRS,
     **options: Any,
 ) -> dict[str, Any]:
     """The loss of one step of `fit`, what it makes of each variable, and the gradients in place of the weights.
@@ -37,12 +38,14 @@ def step(
         model: left as it is.
         chunk_size, eager: of `compile`.
         order: of the pairs; None for their own.
+        pairs: images and texts, which are one batch.
         options: of `fit`.
     """
     copy = copy_model(model)
     copy.compile(Kept(), chunk_size=chunk_size, run_eagerly=eager)
-    pairs = PAIRS if order is None else {name: rows[order] for name, rows in PAIRS.items()}
-    history = copy.fit(pairs, batch_size=ROWS, shuffle=False, verbose=0, **options).history
+    rows = len(pairs["text"])
+    pairs = pairs if order is None else {name: array[order] for name, array in pairs.items()}
+    history = copy.fit(pairs, batch_size=rows, shuffle=False, verbose=0, **options).history
     named = {name_of(number, v): v for number, v in enumerate(copy.weights)}
     found = {name: np.array(keras.ops.convert_to_numpy(v), "float64") for name, v in named.items()}
     return {**found, "loss": np.array(history["loss"])}

@@ -53,11 +53,16 @@ class RunFolder:
         """Makes the folder, and keeps other processes from it. Where nothing was kept, it is gone afterwards.
 
         Raises:
-            RunError: where another process is at it.
+            RunError: where another process is at it, or something else has its name.
             OutputError: where it cannot be made. One from within the context says what is kept.
         """
         from filelock import FileLock, Timeout
 
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise RunError(
+                f"{self.folder} is no folder, and the run keeps its checkpoints in a folder of that name. Move it "
+                "away, or choose another --out."
+            )
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / LOCK)
