@@ -7,6 +7,7 @@ Reads requests, a JSON object a line, and answers each.
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def in_openvino(folder: Path, tower: str, inputs: np.ndarray) -> Iterator[tuple[
 
         batch = torch_inputs(tower, inputs)
         with torch.inference_mode():
+            os.environ["CI"] = "true"  # elsewhere it sends records of its use
             model = openvino.convert_model(folded(reference(folder, tower, "float32")), example_input=batch)
         # By default it rounds to bfloat16 where the processor has it.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
