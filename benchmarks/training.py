@@ -13,6 +13,7 @@ sides compute in bfloat16, on a CPU in float32.
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def serve(side: str, variant: str, batch: int, device: str) -> None:
 
 
 class Side:
-    """A process that trains."""
+    """A process that trains. It stands still while others do: idle threads of some libraries keep a core busy."""
 
     def __init__(self, side: str, variant: str, batch: int, device: str) -> None:
         environment = {
@@ -172,7 +173,6 @@ class Side:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "OMP_NUM_THREADS": str(THREADS),
             "TF_NUM_INTRAOP_THREADS": str(THREADS),
-            "OMP_WAIT_POLICY": "PASSIVE",
             **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),
         }
         command = [sys.executable, __file__, variant, "--batch", str(batch), "--device", device, "--serve", side]
@@ -180,12 +180,16 @@ class Side:
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._answer()
+        self._process.send_signal(signal.SIGSTOP)
 
     def ask(self, steps: int) -> Any:
         assert self._process.stdin
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        self._process.send_signal(signal.SIGSTOP)
+        return answer
 
     def _answer(self) -> Any:
         assert self._process.stdout
@@ -196,6 +200,7 @@ class Side:
 
     def close(self) -> None:
         assert self._process.stdin
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.close()
         self._process.wait()
 
@@ -235,6 +240,7 @@ def measure(
             "seconds": round(median[side][0], 3),
             "processor": round(median[side][1], 3),
             "ratio": round(median[side][0] / median[PLAIN][0], 3) if PLAIN in sides else None,
+            "plain_seconds": round(median[PLAIN][0], 3) if PLAIN in sides else None,
             "steps": 2 * rounds,
             "peak_mib": round(peaks[side] / MIB),
             "peak_ratio": round(peaks[side] / peaks[PLAIN], 3) if PLAIN in sides else None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import kernels
-from mobileclip_keras.keras_models.kernels import float64_enabled, memory, plain, plain_runtime
+from mobileclip_keras.keras_models.kernels import float64_enabled, memory, plain, plain_norms, plain_runtime
 
 from .support import error
 
@@ -41,6 +41,14 @@ CONVOLUTIONS = [
     case("convolve", normal(2, 9, 11, 3), normal(3, 3, 3, 6), strides=1, padding=(0, 0)),
     case("convolve", normal(2, 9, 12, 3), normal(4, 4, 3, 6), normal(6), strides=4, padding=(1, 1)),
     case("convolve", normal(2, 8, 8, 3), normal(1, 1, 3, 6), strides=2, padding=(0, 0)),
+    *(  # on JAX products of what the kernel sees, where it has one tap or few channels
+        case("convolve", normal(2, 9, 11, channels), normal(*kernel, channels, 6), normal(6), **how, training=True)
+        for channels, kernel, how in (
+            (3, (3, 3), {"strides": 2, "padding": (1, 1)}),
+            (5, (3, 3), {"strides": 1, "padding": (1, 1)}),
+            (5, (1, 1), {"strides": 2, "padding": (0, 0)}),
+        )
+    ),
     *(
         case(
             "convolve",
@@ -58,6 +66,8 @@ CONVOLUTIONS = [
             (1, (3, 3), (6, 7), {"strides": 2, "padding": (1, 1)}),
             (2, (3, 3), (6, 7), {"strides": 1, "padding": (1, 1)}),
             (1, (1, 11), (1, 77), {"strides": 1, "padding": (0, 5)}),
+            (1, (1, 1), (6, 7), {"strides": 2, "padding": (0, 0)}),
+            (2, (1, 1), (6, 7), {"strides": 1, "padding": (0, 0)}),
         )
     ),
 ]
@@ -88,6 +98,7 @@ NORMS = [
         case("batch_norm_in_training", normal(*shape, 8), normal(8), normal(8), **BATCH_NORM)
         for shape in ((2, 3, 4), (2, 5), (5,), (1,))
     ),
+    case("sum_of_batch_norms_in_training", normal(2, 3, 4, 8), normal(8), normal(3, 8), normal(3, 8), **BATCH_NORM),
 ]
 OTHERS = [
     case("gelu", normal(3, 7)),
@@ -137,7 +148,7 @@ def test_every_kernel_has_a_plain_one_and_is_tested() -> None:
         return {name for name, value in found if not name.startswith("_") and value.__module__ == module.__name__}
 
     tested = {parameter.values[0] for parameter in CASES}
-    known = functions(plain) | functions(plain_runtime)
+    known = functions(plain) | functions(plain_norms) - {"float32_at_least"} | functions(plain_runtime)
     assert known == tested | NOT_ARITHMETIC
     assert not functions(plain_runtime) & tested, "arithmetic stands in plain.py"
     assert all(hasattr(kernels, name) for name in known)
@@ -145,9 +156,22 @@ def test_every_kernel_has_a_plain_one_and_is_tested() -> None:
     assert own <= {"compiles_for_cpu"}, "a kernel without a plain one"
 
 
+def plain_one(name: str) -> Function:
+    return getattr(plain, name, None) or getattr(plain_norms, name)
+
+
 def call(operation: Function, options: dict[str, Any]) -> Function:
     """A kernel of its arrays alone. Arrays among the options are no numbers to take a gradient of."""
     given = {k: keras.ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    if operation.__name__ == "sum_of_batch_norms_in_training":
+        averages = [[given.pop(name)] * 3 for name in ("mean", "variance")]
+
+        def of_three(inputs: Any, factor: Any, gammas: Any, betas: Any) -> Any:
+            rows = [[array[norm] for norm in range(3)] for array in (gammas, betas)]
+            outputs, means, variances = operation(inputs, [None, factor, None], *rows, *averages, **given)
+            return outputs, *means, *variances
+
+        return of_three
     if "picks" not in given:
         return lambda *arrays: operation(*arrays, **given)
     picks = one_hot(options["picks"], 6)
@@ -228,7 +252,7 @@ def gradients(function: Function, arrays: Arrays, weights: np.ndarray, compile_i
 def test_a_kernel_equals_the_plain_one(name: str, arrays: Arrays, options: dict[str, Any]) -> None:
     with float64_enabled():
         tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
-        own, truth = call(getattr(kernels, name), options), call(getattr(plain, name), options)
+        own, truth = call(getattr(kernels, name), options), call(plain_one(name), options)
         expected = keras.ops.convert_to_numpy(first(truth(*tensors)))
         assert expected.dtype == np.float64
         for way in (own, compiled(own)):
@@ -249,7 +273,7 @@ def test_a_kernel_equals_the_plain_one(name: str, arrays: Arrays, options: dict[
 def made_plain(name: str, arrays: Arrays, options: dict[str, Any]) -> np.ndarray:
     with float64_enabled():
         tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
-        return keras.ops.convert_to_numpy(first(call(getattr(plain, name), options)(*tensors)))
+        return keras.ops.convert_to_numpy(first(call(plain_one(name), options)(*tensors)))
 
 
 @pytest.mark.parametrize(("name", "arrays", "options"), CONVOLUTIONS)
@@ -349,7 +373,7 @@ def test_batch_norm_in_training_equals_the_plain_one_in_lower_precision(dtype: s
         name: np.float32(value) if isinstance(value, np.ndarray) else value for name, value in BATCH_NORM.items()
     }
     arrays = tuple(keras.ops.cast(array, dtype) for array in (images, gamma, beta))
-    own, truth = (call(module.batch_norm_in_training, options) for module in (kernels, plain))
+    own, truth = (call(module.batch_norm_in_training, options) for module in (kernels, plain_norms))
     weights = np.cos(np.arange(images.size + 16, dtype="float32"))
     exactly = 2e-6 if dtype == "float32" else 2e-2
     made, expected = own(*arrays), truth(*arrays)
@@ -424,7 +448,7 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: str) -> None:
     wide = keras.ops.convert_to_numpy(keras.ops.cast(made, "float32"))
     given = [keras.ops.cast(a, "float32") if hasattr(a, "dtype") else a for a in (inputs, *more.get(name, ()))]
     assert np.isfinite(wide).all()
-    assert error(wide, keras.ops.convert_to_numpy(getattr(plain, name)(*given))) < 2e-2
+    assert error(wide, keras.ops.convert_to_numpy(plain_one(name)(*given))) < 2e-2
 
 
 def test_nothing_is_kept_for_a_gradient_that_nobody_asks_for() -> None:

@@ -7,6 +7,7 @@ import pytest
 from mobileclip_keras.keras_models.architectures import FORMS
 from mobileclip_keras.keras_models.blocks.attention import SelfAttention
 from mobileclip_keras.keras_models.blocks.blocks import TransformerBlock
+from mobileclip_keras.keras_models.blocks.branches import RepMixer
 from mobileclip_keras.keras_models.blocks.feed_forward import FeedForward
 from mobileclip_keras.keras_models.kernels import float64_enabled
 from mobileclip_keras.keras_models.layers.dense import Linear
@@ -139,6 +140,30 @@ def test_towers_compile_to_one_program(towers: tuple[str, str]) -> None:
         inputs = keras.ops.convert_to_tensor(inputs)
         made, plain = (keras.ops.convert_to_numpy(way(inputs)) for way in (compiled(encode), encode))
         assert error(made, plain) < 1e-5
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "a norm"])
+@pytest.mark.parametrize("scale_branch", [True, False])
+def test_a_training_step_of_a_mixer_is_that_of_its_branches(scale_branch: bool, frozen: str) -> None:
+    """Three of its norms are computed at once, unless one is frozen."""
+    images = np.random.default_rng(0).normal(1.0, 2.0, (4, 6, 5, 8))
+    with float64_enabled():
+        whole, apart = (RepMixer(8, scale_branch=scale_branch, dtype="float64") for _ in range(2))
+        for mixer in (whole, apart):
+            mixer.build(images.shape)
+            if frozen == "a norm":
+                mixer.norm.identity.trainable = False
+            for index, weight in enumerate(mixer.weights):
+                values = np.random.default_rng(index).uniform(0.5, 1.5, weight.shape)
+                weight.assign(values.astype(weight.dtype))
+        inputs = keras.ops.convert_to_tensor(images)
+        made = whole(inputs, training=True)
+        branches = apart.mixer(inputs, training=True) - apart.norm(inputs, training=True)
+        expected = inputs + apart.layer_scale(branches)
+        numbers = [keras.ops.convert_to_numpy(outputs) for outputs in (made, expected)]
+        assert error(*numbers) < EXACT
+        for mine, theirs in zip(whole.weights, apart.weights, strict=True):
+            assert error(*(keras.ops.convert_to_numpy(weight) for weight in (mine, theirs))) < EXACT, mine.path
 
 
 def test_weights_start_from_a_truncated_normal_distribution() -> None:

@@ -26,7 +26,7 @@ NEED_TORCH = (f"{PACKAGE}.verify.torch_models.", f"{PACKAGE}.verify.shapes.train
 OTHER_BACKENDS = {
     f"{PACKAGE}.keras_models.kernels.{name}"
     for name in (
-        *("tensorflow", "tensorflow_chunks", "tensorflow_pixels"),
+        *("tensorflow", "tensorflow_adamw", "tensorflow_chunks", "tensorflow_pixels"),
         *("torch", "torch_adamw", "torch_chunks", "torch_precision"),
     )
 }

@@ -10,11 +10,12 @@ convolution `reparam_conv`. Inputs and outputs are (batch, height, width, channe
 from typing import Any
 
 import keras
+from keras import ops
 
 from .. import kernels
 from ..layers.base import Layer
 from ..layers.convolution import ConvNorm, Convolution
-from ..layers.normalization import BatchNorm, LayerScale
+from ..layers.normalization import BatchNorm, LayerScale, sum_of_norms_in_training
 from ..types import Shape, Tensor
 from .squeeze_excite import SqueezeExcite
 
@@ -194,8 +195,19 @@ class RepMixer(Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.reparam_conv is not None:
             return self.reparam_conv(inputs, training=training)
-        mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
+        if training and all(norm.trainable for norm, _, _ in self._norms()):
+            mixed = self.mixer.conv_kxk(inputs, training=True) + sum_of_norms_in_training(inputs, self._norms())
+        else:
+            mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
         return inputs + self.layer_scale(mixed)
+
+    def _norms(self) -> list[tuple[BatchNorm, Tensor | None, float]]:
+        """All batch norms but that of the k x k branch, as `sum_of_norms_in_training` takes them."""
+        norms = [(self.mixer.identity, None, 1.0), (self.norm.identity, None, -1.0)]
+        if self.mixer.conv_scale is not None:
+            weights = ops.reshape(kernels.weight(self.mixer.conv_scale.conv.kernel), (-1,))
+            norms.append((self.mixer.conv_scale.bn, weights, 1.0))
+        return norms
 
 
 @keras.saving.register_keras_serializable("mobileclip_keras")

@@ -1,8 +1,8 @@
 """What layers compute: every operation in keras.ops, and what the backend in use does faster.
 
-`plain.py` says what each operation is, `plain_runtime.py` what there is beside arithmetic. `tensorflow.py`, `jax.py`
-and `torch.py` hold only what differs on that backend, and why. Layers call the operations of this package and never
-ask which backend they run on.
+`plain.py` and `plain_norms.py` say what each operation is, `plain_runtime.py` what there is beside arithmetic.
+`tensorflow.py`, `jax.py` and `torch.py` hold only what differs on that backend, and why. Layers call the operations of
+this package and never ask which backend they run on.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from . import plain, plain_runtime
+from . import plain, plain_norms, plain_runtime
 
 T = TypeVar("T")
 
@@ -28,9 +28,9 @@ def _fastest(operation: T) -> T:
 attention = _fastest(plain.attention)
 attention_at = _fastest(plain.attention_at)
 at = _fastest(plain.at)
-batch_moments = _fastest(plain.batch_moments)
-batch_norm = _fastest(plain.batch_norm)
-batch_norm_in_training = _fastest(plain.batch_norm_in_training)
+batch_moments = _fastest(plain_norms.batch_moments)
+batch_norm = _fastest(plain_norms.batch_norm)
+batch_norm_in_training = _fastest(plain_norms.batch_norm_in_training)
 convolve = _fastest(plain.convolve)
 dense = _fastest(plain.dense)
 dense_of_vectors = _fastest(plain.dense_of_vectors)
@@ -40,10 +40,11 @@ exp = _fastest(plain.exp)
 gelu = _fastest(plain.gelu)
 group_of = plain.group_of
 in_chunks = _fastest(plain.in_chunks)
-layer_norm = _fastest(plain.layer_norm)
+layer_norm = _fastest(plain_norms.layer_norm)
 mean_over_positions = _fastest(plain.mean_over_positions)
 only_end = _fastest(plain.only_end)
 recomputed = _fastest(plain.recomputed)
+sum_of_batch_norms_in_training = _fastest(plain_norms.sum_of_batch_norms_in_training)
 unit_length = _fastest(plain.unit_length)
 with_class_token = _fastest(plain.with_class_token)
 

@@ -1,5 +1,6 @@
-"""What JAX computes in another way than plain.py: on CPUs, where XLA compiles some operations badly."""
+"""What JAX computes in another way than plain.py and plain_norms.py: on CPUs, where XLA compiles some operations badly."""
 
+import math
 import os
 from contextlib import AbstractContextManager
 from functools import cache
@@ -8,10 +9,11 @@ from typing import Any
 import jax
 import keras
 import numpy as np
+from jax import lax
 from jax import numpy as jnp
 
 from ..types import Tensor
-from . import plain, plain_runtime
+from . import plain, plain_norms, plain_runtime
 from .chunks import changes
 from .jax_depthwise import sum_of_shifted, with_quick_gradient
 from .processor import processor_name
@@ -23,6 +25,9 @@ LONGEST_SUM = 512
 
 TERMS_OF_PART = 256
 """At most so many terms are added up one after the other in each of those parts."""
+
+FEW_CHANNELS = 4
+"""Convolutions of so many channels at most are products of what the kernel sees, in training on CPUs."""
 
 FIRST_WITH_BFLOAT16 = 8.0
 """The first compute capability of NVIDIA's GPUs that multiplies bfloat16."""
@@ -43,16 +48,51 @@ def convolve(
     XLA compiles depthwise kernels for CPUs to code that runs some 25 times slower than the arithmetic takes, and their
     gradients to code that runs hundreds of times slower. The sum is one loop over the output, which XLA vectorises over
     the channels. Run operation by operation it would be slow.
+
+    In training, kernels of one tap and those for few channels are products, of which XLA knows quick gradients.
     """
-    if not depthwise or not compiles_for_cpu() or not isinstance(inputs, jax.core.Tracer):
-        options: dict[str, Any] = {"strides": strides, "padding": padding, "depthwise": depthwise}
-        return plain.convolve(inputs, kernel, bias, **options)
-    if training:
-        wide = jnp.promote_types(inputs.dtype, jnp.float32)  # so many terms are not added up in half precision
-        outputs = with_quick_gradient(inputs.astype(wide), kernel.astype(wide), strides, padding).astype(inputs.dtype)
-    else:
+    options: dict[str, Any] = {"strides": strides, "padding": padding}
+    if not compiles_for_cpu() or not isinstance(inputs, jax.core.Tracer) or not (depthwise or training):
+        return plain.convolve(inputs, kernel, bias, depthwise=depthwise, **options)
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)  # so many terms are not added up in half precision
+    taps, channels, filters = math.prod(kernel.shape[:2]), kernel.shape[2], kernel.shape[3]
+    if not training:
         outputs = sum_of_shifted(inputs, kernel, strides, padding)
+    elif depthwise and taps == 1:
+        outputs = jnp.repeat(_patches(inputs, (1, 1), strides, padding), filters, axis=-1) * jnp.reshape(kernel, (-1,))
+    elif depthwise:
+        outputs = with_quick_gradient(inputs.astype(wide), kernel.astype(wide), strides, padding).astype(inputs.dtype)
+    elif taps == 1 or channels <= FEW_CHANNELS:
+        outputs = dense(_patches(inputs, kernel.shape[:2], strides, padding), jnp.reshape(kernel, (-1, filters)))
+    else:
+        outputs = plain.convolve(inputs, kernel, **options)
     return outputs if bias is None else outputs + bias
+
+
+def _patches(inputs: Any, size: tuple[int, int], strides: int, padding: tuple[int, int]) -> Any:
+    """What a kernel of some size sees at each of its places, tap by tap.
+
+    Args:
+        inputs: float (batch, height, width, channels).
+        size: (height, width) of the kernel.
+        strides: as for `convolve`.
+        padding: as for `convolve`.
+
+    Returns:
+        Float (batch, new height, new width, height x width x channels of the kernel).
+    """
+    (tall, wide), (rows, columns) = size, padding
+    height, width = (
+        (length + 2 * pad - taps) // strides + 1
+        for length, pad, taps in zip(inputs.shape[1:3], padding, size, strict=True)
+    )
+    padded = jnp.pad(inputs, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
+    seen = [
+        padded[:, y : y + strides * (height - 1) + 1 : strides, x : x + strides * (width - 1) + 1 : strides]
+        for y in range(tall)
+        for x in range(wide)
+    ]
+    return seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
 
 
 @cache
@@ -62,21 +102,79 @@ def compiles_for_cpu() -> bool:
 
 
 def dense(inputs: Any, kernel: Any, bias: Any = None, activation: Any = None) -> Tensor:
-    """On CPUs, a long product is the sum of shorter ones.
+    """On CPUs, a long product is the sum of shorter ones, but where a gradient is asked for.
 
     On processors without AVX-512, XLA adds up one term after the other. The errors of the longest products, at the end
     of each feed-forward, made features 1.8 times as wrong as PyTorch's, whose library adds up in parts, too. Shorter
     products are left whole: their kernels would be copied, which takes as long as one text.
+
+    Of two dimensions: for the gradient of a kernel XLA would copy inputs that have more.
     """
-    length = kernel.shape[0]
-    if length <= LONGEST_SUM or not compiles_for_cpu():
+    if not compiles_for_cpu():
         return plain.dense(inputs, kernel, bias, activation)
-    starts = range(0, length, TERMS_OF_PART)
-    parts = [inputs[..., i : i + TERMS_OF_PART] @ kernel[i : i + TERMS_OF_PART] for i in starts]
-    outputs = sum(parts[1:], start=parts[0])
+    rows = jnp.reshape(inputs, (-1, kernel.shape[0]))
+    outputs = _product_in_parts(rows, kernel) if kernel.shape[0] > LONGEST_SUM else rows @ kernel
+    outputs = jnp.reshape(outputs, (*inputs.shape[:-1], kernel.shape[1]))
     if bias is not None:
         outputs = outputs + bias
     return outputs if activation is None else activation(outputs)
+
+
+@jax.custom_jvp
+def _product_in_parts(rows: Any, kernel: Any) -> Any:
+    starts = range(0, kernel.shape[0], TERMS_OF_PART)
+    parts = [rows[:, i : i + TERMS_OF_PART] @ kernel[i : i + TERMS_OF_PART] for i in starts]
+    return sum(parts[1:], start=parts[0])
+
+
+@_product_in_parts.defjvp
+def _product_to_train_with(primals: Any, tangents: Any) -> Any:
+    """One product where a gradient is asked for: weights that move need no sums that are so exact."""
+    (rows, kernel), (rows_moved, kernel_moved) = primals, tangents
+    return rows @ kernel, rows_moved @ kernel + rows @ kernel_moved
+
+
+@jax.custom_jvp
+def gelu(inputs: Any) -> Tensor:
+    return plain.gelu(inputs)
+
+
+@gelu.defjvp
+def _gelu_and_slope(primals: Any, tangents: Any) -> Any:
+    """The slope from the inputs alone. XLA would keep the error function, and so go through the inputs once more.
+
+    It would see that both are the same function, were it not of the negated inputs here.
+    """
+    (inputs,), (moved,) = primals, tangents
+    below = 0.5 - 0.5 * lax.erf(inputs * -math.sqrt(0.5))
+    density = jnp.exp(inputs * inputs * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return gelu(inputs), moved * (below + inputs * density)
+
+
+def batch_moments(inputs: Any) -> tuple[Tensor, Tensor]:
+    return _moments(inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)))
+
+
+@jax.custom_jvp
+def _moments(inputs: Any) -> tuple[Tensor, Tensor]:
+    return plain_norms.batch_moments(inputs)
+
+
+@_moments.defjvp
+def _moments_and_slopes(primals: Any, tangents: Any) -> Any:
+    """What a variance changes by the mean adds up to 0. XLA would add it up."""
+    (inputs,), (moved,) = primals, tangents
+    mean, variance = _moments(inputs)
+    axes = tuple(range(inputs.ndim - 1))
+    return (mean, variance), (jnp.mean(moved, axes), 2.0 * jnp.mean((inputs - mean) * moved, axes))
+
+
+def batch_norm_in_training(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return plain_norms.batch_norm_in_training(*arguments, **{**options, "moments": batch_moments})
+
+
+def sum_of_batch_norms_in_training(*arguments: Any, **options: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    return plain_norms.sum_of_batch_norms_in_training(*arguments, **{**options, "moments": batch_moments})
 
 
 def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple[Tensor, dict[int, Tensor]]:
@@ -92,10 +190,10 @@ def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple
     changing = _changing(run, weights, state, even[:, 0])
 
     def chunk(index: Any) -> Any:
-        return jax.lax.dynamic_index_in_dim(even, index, axis=1, keepdims=False)
+        return lax.dynamic_index_in_dim(even, index, axis=1, keepdims=False)
 
     def longer_chunk(index: Any) -> Any:
-        return jnp.concatenate([chunk(index), jax.lax.dynamic_index_in_dim(last, index)])
+        return jnp.concatenate([chunk(index), lax.dynamic_index_in_dim(last, index)])
 
     def scan(rows_of: Any, moving: Any, indices: Any) -> Any:
         @jax.checkpoint
@@ -104,9 +202,9 @@ def in_chunks(run: Any, weights: Any, state: Any, rows: Any, size: int) -> tuple
             for place, value in zip(changing, moving, strict=True):
                 now[place] = value
             part, after = run(weights, now, rows_of(index))
-            return [jax.lax.stop_gradient(after[place]) for place in changing], part
+            return [lax.stop_gradient(after[place]) for place in changing], part
 
-        return jax.lax.scan(step, moving, indices)
+        return lax.scan(step, moving, indices)
 
     moving, parts = [state[place] for place in changing], []
     if longer:
@@ -145,7 +243,7 @@ def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor,
     differentiable = jax.custom_vjp(call)
     differentiable.defvjp(forward, backward)
     results, changed = differentiable(weights, state, inputs)
-    return results, {place: jax.lax.stop_gradient(value) for place, value in zip(places, changed, strict=True)}
+    return results, {place: lax.stop_gradient(value) for place, value in zip(places, changed, strict=True)}
 
 
 def _changing(run: Any, weights: Any, state: Any, rows: Any) -> list[int]:

@@ -12,8 +12,8 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-IMAGES_TOGETHER = 8
-"""Rows of so many images are added up at once in the gradient of a kernel, or of as many as divide a batch."""
+ROWS_TOGETHER = 8
+"""So many rows, of as many images as divide a batch, are added up at once in the gradient of a kernel."""
 
 
 def sum_of_shifted(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
@@ -49,20 +49,31 @@ def _repeated(inputs: Any, kernel: Any) -> Any:
     return inputs if multiplier == 1 else jnp.repeat(inputs, multiplier, axis=-1)
 
 
+def _image_by_image(convolve: Any, images: Any) -> Any:
+    """In a loop: XLA would compute a sum anew for each of the operations that follow it, and a loop it computes once.
+
+    One image at a time stays in the processor's cache, from padding to sum.
+    """
+    found = lax.map(convolve, images[:, None])
+    return jnp.reshape(found, (images.shape[0], *found.shape[2:]))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def with_quick_gradient(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> Any:
     """`sum_of_shifted` for training. What JAX makes of its gradient takes minutes to compile."""
-    return sum_of_shifted(inputs, kernel, strides, padding)
+    return _image_by_image(lambda images: sum_of_shifted(images, kernel, strides, padding), inputs)
 
 
 def _forward(inputs: Any, kernel: Any, strides: int, padding: tuple[int, int]) -> tuple[Any, tuple[Any, Any]]:
-    return sum_of_shifted(inputs, kernel, strides, padding), (inputs, kernel)
+    return with_quick_gradient(inputs, kernel, strides, padding), (inputs, kernel)
 
 
 def _backward(strides: int, padding: tuple[int, int], kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
     inputs, kernel = kept
     return (
-        _gradient_of_inputs(gradient, kernel, inputs.shape[1:3], strides, padding),
+        _image_by_image(
+            lambda images: _gradient_of_inputs(images, kernel, inputs.shape[1:3], strides, padding), gradient
+        ),
         _gradient_of_kernel(gradient, inputs, kernel, strides, padding),
     )
 
@@ -96,19 +107,26 @@ def _gradient_of_kernel(gradient: Any, inputs: Any, kernel: Any, strides: int, p
     (tall, wide), (rows, columns) = kernel.shape[:2], padding
     images, height, width, channels = gradient.shape
     padded = _repeated(jnp.pad(inputs, [(0, 0), (rows, rows), (columns, columns), (0, 0)]), kernel)
-    together = math.gcd(images, IMAGES_TOGETHER)
+    together = math.gcd(images, ROWS_TOGETHER)
+    count = math.gcd(height, ROWS_TOGETHER // together)  # rows of each image
+    reach = strides * (count - 1) + tall
 
-    def add_row(total: Any, place: Any) -> tuple[Any, None]:
-        image, row = together * (place // height), place % height
-        upstream = lax.dynamic_slice(gradient, (image, row, 0, 0), (together, 1, width, channels))
-        seen = lax.dynamic_slice(padded, (image, strides * row, 0, 0), (together, tall, *padded.shape[2:]))
+    def add_rows(total: Any, place: Any) -> tuple[Any, None]:
+        image, row = together * (place * count // height), place * count % height
+        upstream = lax.dynamic_slice(gradient, (image, row, 0, 0), (together, count, width, channels))
+        seen = lax.dynamic_slice(padded, (image, strides * row, 0, 0), (together, reach, *padded.shape[2:]))
 
         def of_column(x: int) -> Any:
             shifted = seen[:, :, x : x + strides * (width - 1) + 1 : strides]
-            return sum((shifted[i] * upstream[i] for i in range(1, together)), start=shifted[0] * upstream[0])
+            terms = [
+                shifted[i, strides * y : strides * y + tall] * upstream[i, y]
+                for i in range(together)
+                for y in range(count)
+            ]
+            return sum(terms[1:], start=terms[0])
 
         return total + jnp.stack([of_column(x) for x in range(wide)], axis=1), None
 
     zeros = jnp.zeros((tall, wide, width, channels), gradient.dtype)
-    total, _ = lax.scan(add_row, zeros, jnp.arange(images // together * height))
+    total, _ = lax.scan(add_rows, zeros, jnp.arange(images // together * height // count))
     return total.sum(2).reshape(kernel.shape)

@@ -17,6 +17,7 @@ from keras import ops
 
 from ..types import Tensor
 from .chunks import changes, interleaved
+from .plain_norms import float32_at_least
 
 Picks = Tensor | slice
 """Which positions are wanted; see `at`."""
@@ -290,119 +291,6 @@ def embed(table: Tensor, ids: Tensor) -> Tensor:
     return ops.take(table, ids, axis=0)
 
 
-def _root(numbers: Tensor) -> Tensor:
-    """keras.ops.sqrt turns float64 into float32 on JAX and PyTorch."""
-    return numbers**0.5
-
-
-def layer_norm(
-    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, root: Callable[[Tensor], Tensor] = _root
-) -> Tensor:
-    """Layer normalisation over the last axis, computed in float32 at least. Source: arXiv 1607.06450.
-
-    Args:
-        inputs: float (..., channels).
-        gamma: float (channels,).
-        beta: float (channels,).
-        epsilon: added to the variance.
-        root: the backend's square root, in the dtype that it is given.
-
-    Returns:
-        Float (..., channels), in the dtype of `inputs`.
-    """
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    wide = _float32_at_least(dtype)
-    states, gamma, beta = (ops.cast(array, wide) for array in (inputs, gamma, beta))
-    mean, variance = ops.moments(states, axes=-1, keepdims=True)
-    scale = gamma * _inverse_root(variance + epsilon, root)
-    return ops.cast(states * scale + (beta - mean * scale), dtype)
-
-
-def batch_norm(
-    inputs: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    epsilon: float,
-    root: Callable[[Tensor], Tensor] = _root,
-) -> Tensor:
-    """Batch normalisation over the last axis by given statistics, computed in float32 at least.
-
-    Source: arXiv 1502.03167.
-
-    Args:
-        inputs: float (..., channels).
-        mean: float (channels,).
-        variance: float (channels,).
-        gamma: float (channels,).
-        beta: float (channels,).
-        epsilon: added to the variance.
-        root: the backend's square root, in the dtype that it is given.
-
-    Returns:
-        Float (..., channels), in the dtype of `inputs`.
-    """
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    wide = _float32_at_least(dtype)
-    mean, variance, gamma, beta = (ops.cast(array, wide) for array in (mean, variance, gamma, beta))
-    scale = gamma * _inverse_root(variance + epsilon, root)
-    return ops.cast(ops.cast(inputs, wide) * scale + (beta - mean * scale), dtype)
-
-
-def batch_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance of each channel over a batch, in float32 at least.
-
-    Args:
-        inputs: float (..., channels).
-
-    Returns:
-        Two arrays (channels,).
-    """
-    wide = ops.cast(inputs, _float32_at_least(keras.backend.standardize_dtype(inputs.dtype)))
-    return ops.moments(wide, axes=list(range(len(inputs.shape) - 1)))
-
-
-def batch_norm_in_training(
-    inputs: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    momentum: float,
-    epsilon: float,
-    root: Callable[[Tensor], Tensor] = _root,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalisation by the batch's own statistics, and the averages that these move.
-
-    As in PyTorch, a batch is normalised by its biased variance and moves the average by its unbiased one.
-
-    Args:
-        inputs: float (..., channels).
-        gamma: float (channels,).
-        beta: float (channels,).
-        mean: float (channels,), the moving average, in float32 at least.
-        variance: as `mean`.
-        momentum: how much of an average stays, 0 to 1.
-        epsilon: added to the variance.
-        root: the backend's square root, in the dtype that it is given.
-
-    Returns:
-        Float (..., channels) in the dtype of `inputs`, and both averages as the batch moves them.
-    """
-    batch_mean, batch_variance = batch_moments(inputs)
-    outputs = batch_norm(inputs, batch_mean, batch_variance, gamma, beta, epsilon, root)
-    dtype = keras.backend.standardize_dtype(batch_variance.dtype)
-    numbers = ops.cast(math.prod(ops.shape(inputs)[:-1]), dtype)
-    unbiased = batch_variance * (numbers / ops.clip(numbers - 1.0, 1.0, float("inf")))
-    return outputs, _moved(mean, batch_mean, momentum), _moved(variance, unbiased, momentum)
-
-
-def _moved(average: Tensor, value: Tensor, momentum: float) -> Tensor:
-    dtype = keras.backend.standardize_dtype(average.dtype)
-    return ops.stop_gradient(average * momentum + ops.cast(value, dtype) * (1.0 - momentum))
-
-
 def mean_over_positions(inputs: Tensor) -> Tensor:
     """The mean of each channel over height and width, added up in float32 at least.
 
@@ -413,7 +301,7 @@ def mean_over_positions(inputs: Tensor) -> Tensor:
         Float (batch, channels), in the dtype of `inputs`.
     """
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    wide = ops.cast(inputs, _float32_at_least(dtype))
+    wide = ops.cast(inputs, float32_at_least(dtype))
     _, height, width, _ = ops.shape(inputs)
     return ops.cast(ops.sum(wide, axis=(1, 2)) / ops.cast(height * width, wide.dtype), dtype)
 
@@ -428,7 +316,7 @@ def unit_length(features: Tensor) -> Tensor:
         Float (batch, embed_dim), in the dtype of `features`.
     """
     dtype = keras.backend.standardize_dtype(features.dtype)
-    wide = ops.cast(features, _float32_at_least(dtype))
+    wide = ops.cast(features, float32_at_least(dtype))
     length = ops.sum(wide * wide, axis=-1, keepdims=True) ** 0.5
     return ops.cast(wide / ops.clip(length, 1e-12, float("inf")), dtype)
 
@@ -436,19 +324,6 @@ def unit_length(features: Tensor) -> Tensor:
 def exp(inputs: Tensor) -> Tensor:
     """e to the power of each number. On JAX this function is in float32 at most."""
     return ops.exp(inputs)
-
-
-def _inverse_root(numbers: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
-    """1 / sqrt(numbers), with an error that is 0 in the mean.
-
-    TensorFlow's rsqrt is 2e-8 too small in the mean on CPUs, and its graphs make an rsqrt of any division by a root.
-    Every layer is then off to the same side, and over a tower that adds up to twice the error of the features.
-    """
-    return root(numbers) / numbers
-
-
-def _float32_at_least(dtype: str) -> str:
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 # --- A function that is computed again for its gradient ---

@@ -136,24 +136,23 @@ def weight(variable: Tensor) -> Tensor:
 
 
 def update_by_adamw(
-    optimizer: keras.optimizers.AdamW,
+    optimizer: Any,
     gradients: list[Tensor],
     variables: list[keras.Variable],
     momentums: list[keras.Variable],
     velocities: list[keras.Variable],
     decayed: list[bool],
-    step: int | None,
 ) -> bool:
     """A step of AdamW over all variables at once. Source: arXiv 1711.05101, algorithm 2.
 
     Args:
-        optimizer: its rates and constants; epsilon stands beside the root of the uncorrected average, as in Keras.
+        optimizer: the `AdamW` of training/optimizer.py, with its rates and constants. Epsilon stands beside the root of
+            the uncorrected average, as in Keras. `steps_taken` is the number of steps so far, or None.
         gradients: of the variables.
         variables: to be changed.
         momentums: averages of gradients, to be changed.
         velocities: averages of squared gradients, to be changed.
         decayed: which variables the weight decay shrinks.
-        step: the number of this step, from 1; None if that is to be looked up.
 
     Returns:
         Whether it was done. Where not, Keras' own way remains.

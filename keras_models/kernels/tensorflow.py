@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from ..formulation import current, parts_of_kernel
 from ..types import Tensor
-from . import plain
+from . import plain, plain_norms
 from .chunks import changes
 from .processor import processor_name, processor_precisions
+from .tensorflow_adamw import update_by_adamw as update_by_adamw
 from .tensorflow_chunks import in_chunks as in_chunks
 
 XLA_IS_FAST = False
@@ -83,12 +84,12 @@ def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
 
     What follows from weights alone is off by the same for all inputs, so nothing averages it away.
     """
-    return plain.layer_norm(inputs, gamma, beta, epsilon, tf.sqrt)
+    return plain_norms.layer_norm(inputs, gamma, beta, epsilon, tf.sqrt)
 
 
 def batch_norm(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
     """As `layer_norm`."""
-    return plain.batch_norm(inputs, mean, variance, gamma, beta, epsilon, tf.sqrt)
+    return plain_norms.batch_norm(inputs, mean, variance, gamma, beta, epsilon, tf.sqrt)
 
 
 def batch_norm_in_training(
@@ -96,13 +97,18 @@ def batch_norm_in_training(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One operation forward and one backward. It takes images, and no float64."""
     if len(inputs.shape) != 4 or inputs.dtype == tf.float64:
-        return plain.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon, tf.sqrt)
+        return plain_norms.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon, tf.sqrt)
     gamma, beta = tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32)
     options = {"epsilon": epsilon, "exponential_avg_factor": 1 - momentum, "is_training": True}
     outputs, *moved = tf.raw_ops.FusedBatchNormV3(
         x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, **options
     )[:3]
     return outputs, *moved
+
+
+def sum_of_batch_norms_in_training(*arguments: Any, **options: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """As `layer_norm`."""
+    return plain_norms.sum_of_batch_norms_in_training(*arguments, **{**options, "root": tf.sqrt})
 
 
 def embed(table: Any, ids: Any) -> Tensor:

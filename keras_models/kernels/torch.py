@@ -18,7 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..types import Tensor
-from . import plain
+from . import plain, plain_norms
 from .chunks import changes
 from .processor import processor_name, processor_precisions
 from .torch_adamw import update_by_adamw as update_by_adamw
@@ -138,7 +138,7 @@ def with_class_token(patches: Any, class_token: Any, positions: Any, has_positio
 def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
     """One operation, where all three are of one dtype."""
     if not inputs.dtype == gamma.dtype == beta.dtype:
-        return plain.layer_norm(inputs, gamma, beta, epsilon)
+        return plain_norms.layer_norm(inputs, gamma, beta, epsilon)
     return torch.layer_norm(inputs, gamma.shape, gamma, beta, epsilon)
 
 
@@ -147,12 +147,24 @@ def batch_norm_in_training(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One operation forward and one backward, where plain.py takes some 60 passes over a feature map."""
     if inputs.numel() == inputs.shape[-1]:  # of one number PyTorch makes a variance that is not a number
-        return plain.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon)
+        return plain_norms.batch_norm_in_training(inputs, gamma, beta, mean, variance, momentum, epsilon)
     moved = mean.detach().clone(), variance.detach().clone()  # PyTorch moves them in place
     gamma, beta = gamma.to(mean.dtype), beta.to(mean.dtype)
     switch = torch.backends.cudnn.enabled
     outputs = torch.batch_norm(inputs.movedim(-1, 1), gamma, beta, *moved, True, 1 - momentum, epsilon, switch)
     return outputs.movedim(1, -1), *moved
+
+
+def sum_of_batch_norms_in_training(
+    inputs: Any, factors: Any, gammas: Any, betas: Any, means: Any, variances: Any, momentum: float, epsilon: float
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One after the other: each is one operation."""
+    made = [
+        batch_norm_in_training(inputs if factor is None else inputs * factor.to(inputs.dtype), *norm, momentum, epsilon)
+        for factor, norm in zip(factors, zip(gammas, betas, means, variances, strict=True), strict=True)
+    ]
+    outputs, means, variances = ([*column] for column in zip(*made, strict=True))
+    return sum(outputs[1:], start=outputs[0]), means, variances
 
 
 def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:

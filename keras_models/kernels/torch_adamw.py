@@ -9,13 +9,12 @@ from torch.optim.adamw import adamw
 
 
 def update_by_adamw(
-    optimizer: keras.optimizers.AdamW,
+    optimizer: Any,
     gradients: Sequence[Any],
     variables: Sequence[keras.Variable],
     momentums: Sequence[keras.Variable],
     velocities: Sequence[keras.Variable],
     decayed: Sequence[bool],
-    step: int | None,
 ) -> bool:
     """By PyTorch's fused kernel, which takes float32 on CPUs and NVIDIA's GPUs."""
     columns = [[v.value for v in column] for column in (variables, momentums, velocities)]
@@ -27,8 +26,8 @@ def update_by_adamw(
     given = [_laid_out_as(value, gradient) for value, gradient in zip(columns[0], gradients, strict=True)]
     if any(tensor.dtype != torch.float32 or tensor.device.type not in ("cpu", "cuda") for tensor in (*tensors, *given)):
         return False
-    if step is None:
-        step = int(optimizer.iterations.value) + 1
+    known = optimizer.steps_taken
+    step = optimizer.steps_taken = (int(optimizer.iterations.value) if known is None else known) + 1
     # PyTorch divides the root by this before it adds epsilon, and Keras after.
     epsilon = optimizer.epsilon / (1.0 - optimizer.beta_2**step) ** 0.5
     before = torch.full((len(variables),), step - 1, dtype=torch.float32, device=tensors[0].device)

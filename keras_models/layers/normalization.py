@@ -49,6 +49,34 @@ class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
+def sum_of_norms_in_training(inputs: Tensor, norms: list[tuple[BatchNorm, Tensor | None, float]]) -> Tensor:
+    """What several batch norms of the same inputs add up to in a step of training. All have one momentum and epsilon.
+
+    Args:
+        inputs: float (..., channels).
+        norms: of each the layer, what each channel is multiplied by before, (channels,) or None, and the sign, 1 or -1,
+            that its output has in the sum.
+
+    Returns:
+        Float (..., channels).
+    """
+    layers, factors, signs = zip(*norms, strict=True)
+    gammas, betas = (
+        [kernels.weight(each) * sign for each, sign in zip(column, signs, strict=True)]
+        for column in ([layer.gamma for layer in layers], [layer.beta for layer in layers])
+    )
+    means = [kernels.weight(layer.moving_mean) for layer in layers]
+    variances = [kernels.weight(layer.moving_variance) for layer in layers]
+    outputs, means, variances = kernels.sum_of_batch_norms_in_training(
+        inputs, factors, gammas, betas, means, variances, layers[0].momentum, layers[0].epsilon
+    )
+    for layer, mean, variance in zip(layers, means, variances, strict=True):
+        layer.num_batches_tracked.assign_add(1)
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+    return ops.cast(outputs, layers[0].compute_dtype)
+
+
 @keras.saving.register_keras_serializable("mobileclip_keras")
 class LayerNorm(TowerLayer, keras.layers.LayerNormalization):
     """keras.layers.LayerNormalization over the last axis."""

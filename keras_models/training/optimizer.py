@@ -38,8 +38,8 @@ class AdamW(keras.optimizers.AdamW):
     weights or a scaled loss, Keras' own way remains.
     """
 
-    _steps: int | None = None
-    """How many steps were taken; None where that is to be looked up, which waits for the device."""
+    steps_taken: int | None = None
+    """For backends that count in Python; None where the variable is to be looked up, which waits for the device."""
     _decays_matrices = True
     """Whether weight decay leaves out what is no matrix, and nothing else."""
 
@@ -55,12 +55,12 @@ class AdamW(keras.optimizers.AdamW):
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
-        self._steps = None
+        self.steps_taken = None
 
     def apply(self, grads: list[Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
         """One step. As Keras'."""
         if not self._update_at_once(list(grads), trainable_variables):
-            self._steps = None
+            self.steps_taken = None
             super().apply(grads, trainable_variables)
 
     def _update_at_once(self, gradients: list[Tensor], variables: list[keras.Variable] | None) -> bool:
@@ -72,14 +72,12 @@ class AdamW(keras.optimizers.AdamW):
         if not variables or tuple(map(id, variables)) != self._built_for or any(g is None for g in gradients):
             return False
         decayed = [bool(self.weight_decay) and len(variable.shape) > 1 for variable in variables]
-        step = None if self._steps is None else self._steps + 1
-        if not kernels.update_by_adamw(self, gradients, list(variables), momentums, velocities, decayed, step):
+        if not kernels.update_by_adamw(self, gradients, list(variables), momentums, velocities, decayed):
             return False
         for variable in variables:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
         self.iterations.assign_add(1)
-        self._steps = int(self.iterations) if step is None else step
         return True
 
     def _averages(self, kind: str) -> list[keras.Variable]:
