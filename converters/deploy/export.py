@@ -1,7 +1,5 @@
 """Exporting a converted folder as a bundle, which appears only once its files are proven."""
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.store.file_names import BUNDLE_FILE
 from ...keras_models.store.writing.atomic import written_whole
+from ...keras_models.store.writing.own_files import sha256 as file_sha256
 from ...keras_models.store.writing.targets import check_target
 from ...verify.compare import Features, torch_errors
 from ...verify.torch_models.requirements import require_packages
@@ -21,7 +20,8 @@ from .contents.bundle import PROOF_FILE, describe, file_hashes, request_to_json,
 from .contents.readme import README_FILE, render_readme
 from .contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
 from .contents.tokenizer_files import write_tokenizer
-from .processes import in_own_process
+from .processes import RunJob, in_own_process
+from .proofs.computing import compute, computing
 from .proofs.inputs import ProofInputs, proof_inputs
 from .proofs.proof import Check, Stored, prove
 from .proofs.reference import Truth
@@ -34,9 +34,6 @@ from .web.browser import why_no_browser
 from .web.page_files import describe_page, write_page, write_pictures, write_tables
 from .web.proving import check_page
 from .web.runtime_files import runtime_files
-
-RunJob = Callable[[str, dict[str, Any], str], dict[str, Any]]
-"""Runs a job of `jobs.JOBS` with a backend."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +104,10 @@ def _write(
     run_job: RunJob,
 ) -> tuple[dict[str, Any], list[Check]]:
     inputs = proof_inputs(found.variant, found.image_size, request)
-    made, rounded = _convert(found, request, staged, calibration, inputs, progress, run_job)
+    made, rounded, truth = _convert(found, request, staged, source, calibration, inputs, progress, run_job)
     stored = Stored(request.recipe if rounded is None else rounded.chosen)
     if runtime is not None:
         write_page(staged, runtime)
-    with progress("Computing with PyTorch"):
-        truth = compute(found, request, source, run_job)
     with progress("Comparing with PyTorch"):
         checks, truth = judge(staged, found, request, inputs, truth, source, run_job, stored)
     check_passed(checks)
@@ -136,7 +131,8 @@ def _write(
         about["web"] = describe_page(staged, found.variant, request.recipe, why_no_browser())
     about["files"] = file_hashes(staged, (BUNDLE_FILE, PROOF_FILE))
     write_json(staged / BUNDLE_FILE, about)
-    record = proof_record(request, checks, inputs, file_hashes(staged, (PROOF_FILE,)))
+    hashes = {**about["files"], BUNDLE_FILE: file_sha256(staged / BUNDLE_FILE)}
+    record = proof_record(request, checks, inputs, dict(sorted(hashes.items())))
     if runtime is not None and why_no_browser() is None:
         with progress("Comparing the page with PyTorch"):
             record["page"] = check_page(staged)
@@ -148,27 +144,38 @@ def _convert(
     found: Source,
     request: Request,
     staged: Path,
+    source: Path | None,
     calibration: Calibration,
     fixed: ProofInputs,
     progress: Progress,
     run_job: RunJob,
-) -> tuple[dict[str, Any], Rounded | None]:
-    """Writes the towers' files. Returns what bundle.json says of them, and what rounding gave."""
+) -> tuple[dict[str, Any], Rounded | None, Truth]:
+    """Writes the towers' files, while PyTorch computes: each has one thread's work to do most of the time.
+
+    Returns:
+        What bundle.json says of the files, what rounding gave, and what PyTorch computed.
+    """
     spec = {"folder": str(found.folder), "request": request_to_json(request), "variant": found.variant.name}
+
+    truths: list[Truth] = []
 
     def convert(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
         job = {**spec, "candidates": candidates, "about": _metadata(found, request)}
-        return run_job("convert", job, "tensorflow")["candidates"]
+        with computing(found, request, source, run_job) as (run_beside, truth):
+            made = run_beside("convert", job, "tensorflow")["candidates"]
+            truths.append(truth())  # before anything is timed
+        return made
 
     def round_weights(rows: Path, out: Path) -> dict[str, Any]:
         return run_job("round", {**spec, "rows": str(rows), "out": str(out)}, "tensorflow")
 
     if request.recipe == "float32":
-        with progress(f"Converting to {request.how.title}"):
-            return convert([{"recipe": "float32", "out": str(staged), "weights": None}])[0], None
+        with progress(f"Converting to {request.how.title}, and computing with PyTorch"):
+            return convert([{"recipe": "float32", "out": str(staged), "weights": None}])[0], None, truths[0]
     inputs = read_inputs(calibration, found.folder, request, fixed)
     own = calibration.to_json(inputs)
-    return round_and_choose(request, inputs, staged, convert, round_weights, own, progress)
+    made, rounded = round_and_choose(request, inputs, staged, convert, round_weights, own, progress)
+    return made, rounded, truths[0]
 
 
 def _metadata(found: Source, request: Request) -> dict[str, str]:
@@ -181,32 +188,6 @@ def _metadata(found: Source, request: Request) -> dict[str, str]:
         "license": f"{terms.license}. {terms.notice}",
         "source_sha256": str(found.conversion["source"].get("sha256")),
     }
-
-
-def compute(found: Source, request: Request, source: Path | None, run_job: RunJob, more: bool = False) -> Truth:
-    """PyTorch's features of the proof's inputs.
-
-    Args:
-        found: the folder.
-        request: says which towers and inputs.
-        source: the checkpoint; None for the train form in the folder.
-        run_job: runs the job.
-        more: as for `compute_truth`.
-    """
-    with tempfile.TemporaryDirectory() as beside:
-        file = Path(beside, "truth.npz")
-        spec = {
-            "folder": str(found.folder),
-            "request": request_to_json(request),
-            "variant": found.variant.name,
-            "conversion": dict(found.conversion),
-            "source": None if source is None else str(source),
-            "image_size": found.image_size,
-            "more": more,
-            "out": str(file),
-        }
-        run_job("reference", spec, "torch")
-        return Truth.load(file)
 
 
 def judge(

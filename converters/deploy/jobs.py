@@ -15,6 +15,7 @@ from .quantize.recipes import IN_INTEGERS
 from .request import Request
 
 if TYPE_CHECKING:
+    from ...verify.torch_models import TorchReference
     from .runtimes.parts import Part
 
 Facts = dict[str, Any]
@@ -142,13 +143,15 @@ def reference(spec: Facts) -> Facts:
     from .proofs.reference import compute_truth, reference_of_checkpoint, reference_of_folder
 
     folder, request, variant = Path(spec["folder"]), request_from_json(spec["request"]), get_variant(spec["variant"])
-    if spec["source"] is None:
-        model = reference_of_folder(folder)
-    else:
-        model = reference_of_checkpoint(Path(spec["source"]), variant, spec["conversion"])
+
+    def build() -> "TorchReference":
+        if spec["source"] is None:
+            return reference_of_folder(folder)
+        return reference_of_checkpoint(Path(spec["source"]), variant, spec["conversion"])
+
     inputs = proof_inputs(variant, spec["image_size"], request)
     with full_float32():
-        compute_truth(model, inputs, request.towers, spec["more"]).save(Path(spec["out"]))
+        compute_truth(build, inputs, request.towers, spec["more"]).save(Path(spec["out"]))
     return {}
 
 

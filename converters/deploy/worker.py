@@ -41,7 +41,8 @@ def _answer(job: str, spec: dict[str, Any]) -> dict[str, Any]:
             return {"system": number}
         if os.environ.get("MOBILECLIP_KERAS_TRACEBACK"):
             raise
-        return {"error": f"The towers cannot be converted: {type(error).__name__}: {str(error)[:1000]}"}
+        failed = "PyTorch cannot compute the features" if job == "reference" else "The towers cannot be converted"
+        return {"error": f"{failed}: {type(error).__name__}: {str(error)[:1000]}"}
 
 
 if __name__ == "__main__":

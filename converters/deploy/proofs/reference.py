@@ -1,5 +1,7 @@
 """PyTorch's features of the proof's inputs, in float64 and in float32, from the weights that a folder holds."""
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +48,13 @@ class Truth:
         return cls(found[0], found[1:])
 
 
-def compute_truth(reference: "TorchReference", inputs: ProofInputs, towers: tuple[str, ...], more: bool) -> Truth:
-    """Runs PyTorch.
+def compute_truth(
+    build: Callable[[], "TorchReference"], inputs: ProofInputs, towers: tuple[str, ...], more: bool
+) -> Truth:
+    """Runs PyTorch. What is in memory is the model in one precision at a time.
 
     Args:
-        reference: in float64.
+        build: makes the model, in float64.
         inputs: of the proof.
         towers: which of its towers to run.
         more: whether to make the many runs that explain an error that one run does not.
@@ -58,16 +62,20 @@ def compute_truth(reference: "TorchReference", inputs: ProofInputs, towers: tupl
     from ....verify.torch_models import TorchReference
     from ....verify.torch_models.runs import MORE_RUNS, RUNS, run
 
-    image, text = (getattr(reference, f"{tower}_tower") if tower in towers else None for tower in ("image", "text"))
+    whole = build()
+    gc.collect()  # the Keras model that it was made from refers to itself in circles
+    image, text = (getattr(whole, f"{tower}_tower") if tower in towers else None for tower in ("image", "text"))
     reference = TorchReference(image, text, None)
     # Folded by timm's code in float64, it is the same to 1e-14 and takes half the time.
     folded = reference.reparameterize()
     fixed = inputs.fixed
     exact = Features(
-        folded.encode_image(fixed.images) if image is not None else None,
-        folded.encode_text(fixed.tokens) if text is not None else None,
+        folded.encode_image(fixed.images) if folded.has_image else None,
+        folded.encode_text(fixed.tokens) if folded.has_text else None,
     )
     single = reference.to("float32")
+    del whole, image, text, reference, folded
+    gc.collect()
     return Truth(exact, [run(single, way, fixed) for way in (MORE_RUNS if more else RUNS)])
 
 

@@ -12,11 +12,12 @@ from ....keras_models.store.writing.own_files import sha256 as file_sha256
 from ...conversion.progress import Progress, silent
 from ..contents import golden
 from ..contents.bundle import PROOF_FILE, file_hashes, read_bundle, request_from_json
-from ..export import RunJob, compute, judge
-from ..processes import in_own_process
+from ..export import judge
+from ..processes import RunJob, in_own_process
 from ..quantize.trial import tower_bytes
 from ..request import DeployError, Request
 from ..sources import Source
+from .computing import compute
 from .inputs import proof_inputs
 from .proof import Check, Stored, prove
 

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ....keras_models.formulation import TENSORFLOW, Formulation, formulated
-from ....keras_models.layers.base import named_layers
-from .parts import Part
 from .registry import Arrays, Run
+
+if TYPE_CHECKING:  # who opens a file needs no Keras
+    from .parts import Part
 
 SIGNATURE = "serving_default"
 WEIGHT = "weight_"
@@ -23,7 +24,7 @@ def signature_name(batch: int | None, batches: tuple[int, ...]) -> str:
     return SIGNATURE if len(batches) < 2 else f"batch_{batch}"
 
 
-def save(part: Part, batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW) -> None:
+def save(part: "Part", batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW) -> None:
     """Writes a part with a signature for each batch. Every variable is stored once.
 
     `keras.Model.export` stores each twice: by its own name and as what the traced function holds.
@@ -46,7 +47,7 @@ def save(part: Part, batches: tuple[int, ...], folder: Path, formulation: Formul
 
 
 def save_without_weights(
-    part: Part, batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW
+    part: "Part", batches: tuple[int, ...], folder: Path, formulation: Formulation = TENSORFLOW
 ) -> None:
     """Writes a part whose signature takes the weights as inputs, `weight_0` and so on, and their values beside it.
 
@@ -75,9 +76,11 @@ def save_without_weights(
     np.savez(folder / WEIGHTS_FILE, **{name: keras.ops.convert_to_numpy(each) for name, each in weights.items()})
 
 
-def _traced(function: Any, part: Part, batch: int | None, more: dict[str, Any] | None = None) -> Any:
+def _traced(function: Any, part: "Part", batch: int | None, more: dict[str, Any] | None = None) -> Any:
     """A function of a part's inputs, by name, as TensorFlow's program for a batch."""
     import tensorflow as tf
+
+    from ....keras_models.layers.base import named_layers
 
     def run(**given: Any) -> dict[str, Any]:
         return function(given)
