@@ -129,8 +129,8 @@ def test_a_page_is_proven_in_a_browser(exported: Exported) -> None:
     assert judged == {"": True, "browser": True}
     found = json.loads((exported.folder / "verification.json").read_text())["page"]
     assert found["exact"] and found["pixels"] == 0 and found["ids"] == 0 and found["features"] < 1e-6
-    licence = (exported.folder / "runtime" / "LICENSE").read_text()
-    assert "MIT" in licence
+    assert "Apache License" in (exported.folder / "runtime" / "LICENSE").read_text()
+    assert (exported.folder / "runtime" / "dist" / "index.js").read_text().startswith("// mobileclip-keras changed this")
     assert verify_bundle(exported.folder).passed
 
 
@@ -212,22 +212,44 @@ def cut(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def scribble(path: Path) -> None:
+    """The length stays."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:64] + b"\xff" * 4096 + content[64 + 4096 :])
+
+
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("text.onnx", cut, "text.onnx cannot be opened: it is missing or damaged, or memory is short."),
+        ("text.tflite", cut, "text.tflite cannot be opened: it is missing or damaged, or memory is short."),
         pytest.param(
-            "image.onnx",
+            "text.tflite",
+            lambda path: scribble(path),
+            "text.tflite cannot be opened: it is missing or damaged, or memory is short.",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            "image.tflite",
             Path.unlink,
-            "image.onnx is missing: the server answers 404.",
+            "image.tflite is missing: the server answers 404.",
             marks=pytest.mark.nightly,
         ),
         ("bundle.json", cut, "bundle.json is damaged: it holds no JSON."),
         pytest.param(
-            "runtime/ort.wasm.bundle.min.mjs",
+            "runtime/dist/index.js",
             Path.unlink,
-            "runtime/ort.wasm.bundle.min.mjs is missing or damaged: export the page again.",
+            "runtime/dist/index.js is missing or damaged: export the page again.",
             marks=pytest.mark.nightly,
+        ),
+        *(
+            pytest.param(
+                "runtime/wasm",
+                change,
+                "A file of runtime/wasm/ cannot be opened: it is missing or damaged, or memory is short.",
+                marks=pytest.mark.nightly,
+            )
+            for change in (shutil.rmtree, lambda folder: [cut(path) for path in folder.glob("*.wasm")])
         ),
     ],
 )
