@@ -19,7 +19,7 @@ from mobileclip_keras.converters.deploy.export import Exported, export
 from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
 from mobileclip_keras.converters.deploy.request import DeployError
-from mobileclip_keras.converters.deploy.web.browser import opened_page, why_no_browser
+from mobileclip_keras.converters.deploy.web.browser import FLAGS, opened_page, why_no_browser
 from mobileclip_keras.converters.deploy.web.page_files import PHOTO_LABELS
 from mobileclip_keras.converters.deploy.web.proving import check_page, record_requests
 from mobileclip_keras.converters.deploy.web.runtime_files import runtime_files
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 VARIANT = "mobileclip_s0"
 SIZE = 64
+SOFTWARE_WEBGPU = (
+    *(flag for flag in FLAGS if flag != "--disable-gpu"),
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+)
+"""Flags of a browser whose WebGPU is a program that plays a graphics processor."""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -85,13 +92,13 @@ def changed(exported: Exported, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def shown(folder: Path, **context: Any) -> "Iterator[Page]":
+def shown(folder: Path, query: str = "", **context: Any) -> "Iterator[Page]":
     """The page of a folder in a browser, its bars filled."""
     with served(folder) as address, opened_page(**context) as page:
         page.set_default_timeout(60_000)
         page.asked = record_requests(page)  # type: ignore[attr-defined]
         page.home = address  # type: ignore[attr-defined]
-        page.goto(address)
+        page.goto(address + query)
         page.wait_for_selector("#app:not([hidden]), #problem:not([hidden])")
         yield page
 
@@ -261,13 +268,76 @@ def test_a_broken_bundle_gives_a_sentence(
         assert page.text_content("#problem") == sentence
 
 
-def test_a_changed_page_is_not_proven(changed: Path) -> None:
-    golden = changed / "golden" / "image_features.bin"
+def turn_features(folder: Path) -> None:
+    """The golden features become others."""
+    golden = folder / "golden" / "image_features.bin"
     features = np.frombuffer(golden.read_bytes(), "<f8").reshape(8, -1)[:, ::-1]
     golden.unlink()
     golden.write_bytes(features.tobytes())
+
+
+def test_a_changed_page_is_not_proven(changed: Path) -> None:
+    turn_features(changed)
     with pytest.raises(DeployError, match="does not compute what PyTorch computes"):
         check_page(changed)
+
+
+@pytest.mark.nightly
+def test_the_page_computes_on_webgpu_where_it_is_told_to(exported: Exported) -> None:
+    with shown(exported.folder, "?device=webgpu", flags=SOFTWARE_WEBGPU) as page:
+        assert " on WebGPU, texts in WebAssembly" in (page.text_content("#device") or "")
+        page.click("#check")
+        until(page, "document.getElementById('check-result').textContent.includes('PyTorch')")
+        assert "computes what PyTorch computes. Largest" in (page.text_content("#check-result") or "")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("trusted", [True, False])
+def test_webgpu_that_computes_something_else_is_not_used(changed: Path, trusted: bool) -> None:
+    """The program that plays a graphics processor passes here for one."""
+    if not trusted:
+        turn_features(changed)
+    with served(changed, {"/empty.html": b"<!doctype html>"}) as address, opened_page(SOFTWARE_WEBGPU) as page:
+        page.goto(f"{address}empty.html")
+        device = page.evaluate(LOAD_BY_ITSELF)["device"]
+    assert device == ("WebGPU, texts in WebAssembly" if trusted else "WebAssembly")
+
+
+LOAD_BY_ITSELF = """() => {
+  for (const [name, value] of [["architecture", "real"], ["isFallbackAdapter", false]])
+    Object.defineProperty(GPUAdapterInfo.prototype, name, { get: () => value });
+  return import("/model/engine.js").then(({ Engine }) => new Engine().load(null, () => {}));
+}"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("cores", "relaxed", "program"),
+    [(1, True, "litert_wasm_internal"), (4, True, "litert_wasm_threaded_internal"), (4, False, "litert_wasm_compat")],
+)
+def test_every_program_of_the_runtime_computes_the_same(
+    exported: Exported, cores: int, relaxed: bool, program: str
+) -> None:
+    with served(exported.folder, {"/empty.html": b"<!doctype html>"}) as address, opened_page() as page:
+        asked = record_requests(page)
+        page.goto(f"{address}empty.html")
+        found = page.evaluate(CHECK_HERE, {"cores": cores, "relaxed": relaxed})
+    assert any(f"/{program}" in each for each in asked)
+    assert found["threads"] == (2 if "threaded" in program else 1)
+    assert found["features"] < 1e-6 and found["sameMatches"]
+
+
+CHECK_HERE = """async ({ cores, relaxed }) => {
+  Object.defineProperty(navigator, "hardwareConcurrency", { value: cores });
+  const instantiate = WebAssembly.instantiate;
+  if (!relaxed)  // what asks for a feature is a few bytes long
+    WebAssembly.instantiate = (code, ...given) =>
+      code.length < 100 ? Promise.reject(new Error("unknown")) : instantiate(code, ...given);
+  const { Engine } = await import("/model/engine.js");
+  const engine = new Engine();
+  const { threads } = await engine.load("wasm", () => {});
+  return { ...(await engine.check()), threads };
+}"""
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling_and_words_stand_out(exported: Exported) -> None:

@@ -95,7 +95,13 @@ export class Runtime {
 
   /** Gives the towers' memory back. */
   release() {
-    Object.values(this.#models).forEach((model) => model.delete());
+    for (const model of Object.values(this.#models)) {
+      try {
+        model.delete();
+      } catch {
+        continue; // the graphics processor is gone, and what it held with it
+      }
+    }
     this.#models = {};
   }
 }
