@@ -1,9 +1,9 @@
-"""What computes faster in a browser: LiteRT.js as the page runs it, or onnxruntime-web; both in WebAssembly, in Chromium.
+"""What computes faster in a browser: LiteRT.js as the page runs it, or onnxruntime-web; both in WebAssembly.
 
     python benchmarks/web_runtimes.py s0 --save
 
-The towers are exported for both. npm fetches onnxruntime-web. The runtimes take turns, one sample each, so that whatever
-else the machine does falls on both alike. One thread, then two.
+The towers are exported for both. npm fetches onnxruntime-web. The runtimes take turns in one page of Chromium, one
+sample each, so that whatever else the machine does falls on both alike. One thread, then two.
 """
 
 import json

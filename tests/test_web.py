@@ -19,7 +19,7 @@ from mobileclip_keras.converters.deploy.export import Exported, export
 from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
 from mobileclip_keras.converters.deploy.request import DeployError
-from mobileclip_keras.converters.deploy.web.browser import FLAGS, opened_page, why_no_browser
+from mobileclip_keras.converters.deploy.web.browser import opened_page, why_no_browser
 from mobileclip_keras.converters.deploy.web.page_files import PHOTO_LABELS
 from mobileclip_keras.converters.deploy.web.proving import check_page, record_requests
 from mobileclip_keras.converters.deploy.web.runtime_files import runtime_files
@@ -31,19 +31,13 @@ from .converted import write_converted
 from .small import small_variant
 from .small_verified import MCI, build, rows_of
 from .small_verified import reference as small_reference
+from .software_webgpu import FLAGS as SOFTWARE_WEBGPU
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 VARIANT = "mobileclip_s0"
 SIZE = 64
-SOFTWARE_WEBGPU = (
-    *(flag for flag in FLAGS if flag != "--disable-gpu"),
-    "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader",
-    "--enable-features=Vulkan",
-)
-"""Flags of a browser whose WebGPU is a program that plays a graphics processor."""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -137,7 +131,7 @@ def test_a_page_is_proven_in_a_browser(exported: Exported) -> None:
     found = json.loads((exported.folder / "verification.json").read_text())["page"]
     assert found["exact"] and found["pixels"] == 0 and found["ids"] == 0 and found["features"] < 1e-6
     assert "Apache License" in (exported.folder / "runtime" / "LICENSE").read_text()
-    assert (exported.folder / "runtime" / "dist" / "index.js").read_text().startswith("// mobileclip-keras changed this")
+    assert (exported.folder / "runtime" / "dist" / "index.js").read_text().startswith("// Changed by mobileclip-keras")
     assert verify_bundle(exported.folder).passed
 
 

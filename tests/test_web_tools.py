@@ -54,7 +54,7 @@ def test_the_program_imports_the_loader_of_the_page(small_runtime: Path, tmp_pat
     program.write_text('import { createWasmLib } from "@litertjs/wasm-utils";\n')
     runtime_files.copy_runtime(small_runtime, tmp_path / "page")
     notice, imported = (tmp_path / "page" / "runtime" / "dist" / "index.js").read_text().splitlines()
-    assert "mobileclip-keras changed this file" in notice
+    assert "Changed by mobileclip-keras" in notice
     loader = imported.split('"')[1]
     assert imported == f'import {{ createWasmLib }} from "{loader}";'
     assert (tmp_path / "page" / "runtime" / "dist" / loader).resolve() == tmp_path / "page" / "model" / "wasm_loader.js"

@@ -32,7 +32,7 @@ IMPORTED = "@litertjs/wasm-utils"
 """What the program imports by a name that means nothing in a worker."""
 LOADER = "../../model/wasm_loader.js"
 """The page's own file, which takes its place."""
-NOTICE = f"// mobileclip-keras changed this file of {PACKAGE} {VERSION}: it imports {LOADER} in the place of {IMPORTED}.\n"
+NOTICE = f"// Changed by mobileclip-keras: it imports {LOADER} in the place of {IMPORTED}.\n"
 LICENCE = "LICENSE"
 """Apache-2.0. npm's package names it in its package.json, and does not hold it."""
 LONGEST_WAIT = 600
