@@ -286,6 +286,14 @@ def test_the_page_computes_on_webgpu_where_it_is_told_to(exported: Exported) -> 
 
 
 @pytest.mark.nightly
+def test_a_browser_without_webgpu_says_so(exported: Exported) -> None:
+    with shown(exported.folder, "?device=webgpu") as page:
+        assert page.text_content("#problem") == (
+            "This browser offers no WebGPU: leave ?device=webgpu out of the address."
+        )
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("trusted", [True, False])
 def test_webgpu_that_computes_something_else_is_not_used(changed: Path, trusted: bool) -> None:
     """The program that plays a graphics processor passes here for one."""

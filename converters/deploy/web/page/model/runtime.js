@@ -39,6 +39,9 @@ export class Runtime {
     const { litert, threads } = await (started ??= start());
     this.litert = litert;
     this.threads = threads;
+    if (this.device === "webgpu" && !litert.getWebGpuDevice()) {
+      throw new BundleError("This browser offers no WebGPU: leave ?device=webgpu out of the address.");
+    }
     const came = {};
     const files = await Promise.all(
       Object.entries(this.towers).map(async ([name, { file }]) => {
