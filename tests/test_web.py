@@ -27,6 +27,7 @@ from mobileclip_keras.converters.deploy.web.serving import served
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.verify.data.inputs import PHOTOS
 
+from .bundle_support import run_readme
 from .converted import write_converted
 from .small import small_variant
 from .small_verified import MCI, build, rows_of
@@ -386,6 +387,11 @@ def test_a_folder_is_searched(exported: Exported, model: mk.MobileClipModel, tmp
     text = model.encode_text(mk.Tokenizer()(["a photo of a rocket"]))
     scores = keras.ops.convert_to_numpy(images @ keras.ops.transpose(text))[:, 0]
     assert names == [photos[i].name for i in np.argsort(-scores)]
+
+
+@pytest.mark.nightly
+def test_the_program_in_the_readme_runs_as_pasted(exported: Exported) -> None:
+    assert run_readme(exported.folder).startswith("[[")
 
 
 def test_verify_without_a_browser_says_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
