@@ -1,9 +1,9 @@
-"""What computes faster in a browser: onnxruntime-web or LiteRT.js, both in WebAssembly, in one page of Chromium.
+"""What computes faster in a browser: LiteRT.js as the page runs it, or onnxruntime-web; both in WebAssembly.
 
     python benchmarks/web_runtimes.py s0 --save
 
-The towers are exported for both. npm fetches LiteRT.js. The runtimes take turns, one sample each, so that whatever else
-the machine does falls on both alike. One thread, then two.
+The towers are exported for both. npm fetches onnxruntime-web. The runtimes take turns in one page of Chromium, one
+sample each, so that whatever else the machine does falls on both alike. One thread, then two.
 """
 
 import json
@@ -24,15 +24,13 @@ from runtimes import our_file
 from samples import keep
 
 RESULTS = Path(__file__).parent / "results" / "web_runtimes.json"
-LITERT_JS = ("@litertjs/core@2.5.3", "@litertjs/wasm-utils@2.5.3")
+ONNXRUNTIME_WEB = "onnxruntime-web@1.30.0"
 THREADS = (1, 2)
 INPUTS = {"image": "image", "text": "tokens"}
 
-PAGE = """<!doctype html><script type="importmap">
-{"imports": {"@litertjs/core": "./core/dist/index.js", "@litertjs/wasm-utils": "./wasm-utils/dist/index.js"}}
-</script><script type="module">
-import * as litert from "@litertjs/core";
-import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
+PAGE = """<!doctype html><script type="module">
+import * as ort from "./onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
+import { Runtime } from "./model/runtime.js";
 
 const numbers = async (tower) => {
   const bytes = await (await fetch(`${tower}.bin`)).arrayBuffer();
@@ -40,30 +38,24 @@ const numbers = async (tower) => {
 };
 
 async function byOnnx(tower, name, shape, threads) {
-  ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", location).href };
+  ort.env.wasm.wasmPaths = { wasm: new URL("onnxruntime-web/dist/ort-wasm-simd-threaded.wasm", location).href };
   ort.env.wasm.numThreads = threads;
   const session = await ort.InferenceSession.create(`onnx/${tower}.onnx`, { graphOptimizationLevel: "all" });
   const given = { [name]: new ort.Tensor(tower === "image" ? "float32" : "int32", await numbers(tower), shape) };
   return async () => Object.values(await session.run(given))[0].data;
 }
 
-async function byLiteRT(tower, name, shape, threads) {
-  await litert.loadLiteRt("core/wasm/", { threads: threads > 1 });
-  const model = await litert.loadAndCompile(`litert/${tower}.tflite`, {
-    accelerator: "wasm", cpuOptions: { numThreads: threads },
-  });
-  const given = new litert.Tensor(await numbers(tower), shape);
-  return async () => {
-    const found = Object.values(await model.run({ [name]: given }))[0];
-    const data = await found.data();
-    const copy = data.slice();
-    found.delete();
-    return copy;
-  };
+async function byLiteRT(tower, threads) {
+  Object.defineProperty(navigator, "hardwareConcurrency", { value: 2 * threads }); // it takes half of them
+  const runtime = new Runtime("wasm", { [tower]: { file: `litert/${tower}.tflite` } });
+  await runtime.load(() => {});
+  if (runtime.threads !== threads) throw new Error(`It takes ${runtime.threads} threads, not ${threads}.`);
+  const given = await numbers(tower);
+  return () => runtime.run(tower, given);
 }
 
 window.compare = async (tower, name, shape, threads, samples) => {
-  const runs = { onnx: await byOnnx(tower, name, shape, threads), litert: await byLiteRT(tower, name, shape, threads) };
+  const runs = { onnx: await byOnnx(tower, name, shape, threads), litert: await byLiteRT(tower, threads) };
   const features = {}, milliseconds = { onnx: [], litert: [] };
   for (const [runtime, run] of Object.entries(runs)) features[runtime] = Array.from(await run());
   for (let sample = 0; sample < samples; sample++) {
@@ -82,6 +74,7 @@ window.ready = true;
 
 def fill(folder: Path, variant: str) -> dict[str, list[int]]:
     """Everything that the page loads; gives the shape of each tower's input."""
+    from mobileclip_keras.converters.deploy.web.page_files import write_page
     from mobileclip_keras.converters.deploy.web.runtime_files import runtime_files
 
     work = folder / "work"
@@ -99,13 +92,12 @@ def fill(folder: Path, variant: str) -> dict[str, list[int]]:
         given = np.load(work / f"{tower}.npy")[:1].astype("float32" if tower == "image" else "int32")
         (folder / f"{tower}.bin").write_bytes(given.tobytes())
         shapes[tower] = list(given.shape)
-    (folder / "runtime").symlink_to(runtime_files(None))
-    for package in LITERT_JS:
-        command = ["npm", "pack", "--silent", package]
-        archive = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        with tarfile.open(folder / archive) as file:
-            file.extractall(folder / "npm", filter="data")
-        (folder / "npm" / "package").rename(folder / package.split("/")[1].split("@")[0])
+    write_page(folder, runtime_files(None))
+    command = ["npm", "pack", "--silent", ONNXRUNTIME_WEB]
+    archive = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    with tarfile.open(folder / archive) as file:
+        file.extractall(folder / "npm", filter="data")
+    (folder / "npm" / "package").rename(folder / "onnxruntime-web")
     (folder / "index.html").write_text(PAGE)
     return shapes
 

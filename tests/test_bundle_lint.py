@@ -129,6 +129,14 @@ def test_the_rules_of_the_lint(where: str, kind: str, shape: tuple[int, ...], dt
         assert said in finding.reason and finding.layer == "image_encoder/backbone/stages_0/blocks_1/mlp/fc1"
 
 
+def test_a_slice_that_takes_a_dimension_away_is_refused() -> None:
+    whole, row = TensorInfo(0, (1, 3, 8), "FLOAT32"), TensorInfo(1, (1, 8), "FLOAT32")
+    kept = TensorInfo(2, (1, 1, 8), "FLOAT32")
+    operations = [Operation("STRIDED_SLICE", NAME, (whole,), (given,)) for given in (kept, row)]
+    (found,) = lint(operations)
+    assert found.reason == "it takes a dimension away; a RESHAPE may"
+
+
 def test_casts_and_constants() -> None:
     """A cast in a layer is refused, one at a tower's end is not; numbers that lie in the file are not looked at."""
     half, single = TensorInfo(0, (1, 8), "FLOAT16"), TensorInfo(1, (1, 8), "FLOAT32")

@@ -27,10 +27,12 @@ from mobileclip_keras.converters.deploy.web.serving import served
 from mobileclip_keras.keras_models.inputs.preprocessing import ImagePreprocessor
 from mobileclip_keras.verify.data.inputs import PHOTOS
 
+from .bundle_support import run_readme
 from .converted import write_converted
 from .small import small_variant
 from .small_verified import MCI, build, rows_of
 from .small_verified import reference as small_reference
+from .software_webgpu import FLAGS as SOFTWARE_WEBGPU
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -85,13 +87,13 @@ def changed(exported: Exported, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def shown(folder: Path, **context: Any) -> "Iterator[Page]":
+def shown(folder: Path, query: str = "", **context: Any) -> "Iterator[Page]":
     """The page of a folder in a browser, its bars filled."""
     with served(folder) as address, opened_page(**context) as page:
         page.set_default_timeout(60_000)
         page.asked = record_requests(page)  # type: ignore[attr-defined]
         page.home = address  # type: ignore[attr-defined]
-        page.goto(address)
+        page.goto(address + query)
         page.wait_for_selector("#app:not([hidden]), #problem:not([hidden])")
         yield page
 
@@ -129,8 +131,8 @@ def test_a_page_is_proven_in_a_browser(exported: Exported) -> None:
     assert judged == {"": True, "browser": True}
     found = json.loads((exported.folder / "verification.json").read_text())["page"]
     assert found["exact"] and found["pixels"] == 0 and found["ids"] == 0 and found["features"] < 1e-6
-    licence = (exported.folder / "runtime" / "LICENSE").read_text()
-    assert "MIT" in licence
+    assert "Apache License" in (exported.folder / "runtime" / "LICENSE").read_text()
+    assert (exported.folder / "runtime" / "dist" / "index.js").read_text().startswith("// Changed by mobileclip-keras")
     assert verify_bundle(exported.folder).passed
 
 
@@ -212,22 +214,44 @@ def cut(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def scribble(path: Path) -> None:
+    """The length stays."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:64] + b"\xff" * 4096 + content[64 + 4096 :])
+
+
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("text.onnx", cut, "text.onnx cannot be opened: it is missing or damaged, or memory is short."),
+        ("text.tflite", cut, "text.tflite cannot be opened: it is missing or damaged, or memory is short."),
         pytest.param(
-            "image.onnx",
+            "text.tflite",
+            lambda path: scribble(path),
+            "text.tflite cannot be opened: it is missing or damaged, or memory is short.",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            "image.tflite",
             Path.unlink,
-            "image.onnx is missing: the server answers 404.",
+            "image.tflite is missing: the server answers 404.",
             marks=pytest.mark.nightly,
         ),
         ("bundle.json", cut, "bundle.json is damaged: it holds no JSON."),
         pytest.param(
-            "runtime/ort.wasm.bundle.min.mjs",
+            "runtime/dist/index.js",
             Path.unlink,
-            "runtime/ort.wasm.bundle.min.mjs is missing or damaged: export the page again.",
+            "runtime/dist/index.js is missing or damaged: export the page again.",
             marks=pytest.mark.nightly,
+        ),
+        *(
+            pytest.param(
+                "runtime/wasm",
+                change,
+                "A file of runtime/wasm/ cannot be opened: it is missing or damaged, or memory is short.",
+                marks=pytest.mark.nightly,
+            )
+            for change in (shutil.rmtree, lambda folder: [cut(path) for path in folder.glob("*.wasm")])
         ),
     ],
 )
@@ -239,13 +263,84 @@ def test_a_broken_bundle_gives_a_sentence(
         assert page.text_content("#problem") == sentence
 
 
-def test_a_changed_page_is_not_proven(changed: Path) -> None:
-    golden = changed / "golden" / "image_features.bin"
+def turn_features(folder: Path) -> None:
+    """The golden features become others."""
+    golden = folder / "golden" / "image_features.bin"
     features = np.frombuffer(golden.read_bytes(), "<f8").reshape(8, -1)[:, ::-1]
     golden.unlink()
     golden.write_bytes(features.tobytes())
+
+
+def test_a_changed_page_is_not_proven(changed: Path) -> None:
+    turn_features(changed)
     with pytest.raises(DeployError, match="does not compute what PyTorch computes"):
         check_page(changed)
+
+
+@pytest.mark.nightly
+def test_the_page_computes_on_webgpu_where_it_is_told_to(exported: Exported) -> None:
+    with shown(exported.folder, "?device=webgpu", flags=SOFTWARE_WEBGPU) as page:
+        assert " on WebGPU, texts in WebAssembly" in (page.text_content("#device") or "")
+        page.click("#check")
+        until(page, "document.getElementById('check-result').textContent.includes('PyTorch')")
+        assert "computes what PyTorch computes. Largest" in (page.text_content("#check-result") or "")
+
+
+@pytest.mark.nightly
+def test_a_browser_without_webgpu_says_so(exported: Exported) -> None:
+    with shown(exported.folder, "?device=webgpu") as page:
+        assert page.text_content("#problem") == (
+            "This browser offers no WebGPU: leave ?device=webgpu out of the address."
+        )
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("trusted", [True, False])
+def test_webgpu_that_computes_something_else_is_not_used(changed: Path, trusted: bool) -> None:
+    """The program that plays a graphics processor passes here for one."""
+    if not trusted:
+        turn_features(changed)
+    with served(changed, {"/empty.html": b"<!doctype html>"}) as address, opened_page(SOFTWARE_WEBGPU) as page:
+        page.goto(f"{address}empty.html")
+        device = page.evaluate(LOAD_BY_ITSELF)["device"]
+    assert device == ("WebGPU, texts in WebAssembly" if trusted else "WebAssembly")
+
+
+LOAD_BY_ITSELF = """() => {
+  for (const [name, value] of [["architecture", "real"], ["isFallbackAdapter", false]])
+    Object.defineProperty(GPUAdapterInfo.prototype, name, { get: () => value });
+  return import("/model/engine.js").then(({ Engine }) => new Engine().load(null, () => {}));
+}"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("cores", "relaxed", "program"),
+    [(1, True, "litert_wasm_internal"), (4, True, "litert_wasm_threaded_internal"), (4, False, "litert_wasm_compat")],
+)
+def test_every_program_of_the_runtime_computes_the_same(
+    exported: Exported, cores: int, relaxed: bool, program: str
+) -> None:
+    with served(exported.folder, {"/empty.html": b"<!doctype html>"}) as address, opened_page() as page:
+        asked = record_requests(page)
+        page.goto(f"{address}empty.html")
+        found = page.evaluate(CHECK_HERE, {"cores": cores, "relaxed": relaxed})
+    assert any(f"/{program}" in each for each in asked)
+    assert found["threads"] == (2 if "threaded" in program else 1)
+    assert found["features"] < 1e-6 and found["sameMatches"]
+
+
+CHECK_HERE = """async ({ cores, relaxed }) => {
+  Object.defineProperty(navigator, "hardwareConcurrency", { value: cores });
+  const instantiate = WebAssembly.instantiate;
+  if (!relaxed)  // what asks for a feature is a few bytes long
+    WebAssembly.instantiate = (code, ...given) =>
+      code.length < 100 ? Promise.reject(new Error("unknown")) : instantiate(code, ...given);
+  const { Engine } = await import("/model/engine.js");
+  const engine = new Engine();
+  const { threads } = await engine.load("wasm", () => {});
+  return { ...(await engine.check()), threads };
+}"""
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling_and_words_stand_out(exported: Exported) -> None:
@@ -292,6 +387,11 @@ def test_a_folder_is_searched(exported: Exported, model: mk.MobileClipModel, tmp
     text = model.encode_text(mk.Tokenizer()(["a photo of a rocket"]))
     scores = keras.ops.convert_to_numpy(images @ keras.ops.transpose(text))[:, 0]
     assert names == [photos[i].name for i in np.argsort(-scores)]
+
+
+@pytest.mark.nightly
+def test_the_program_in_the_readme_runs_as_pasted(exported: Exported) -> None:
+    assert run_readme(exported.folder).startswith("[[")
 
 
 def test_verify_without_a_browser_says_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,16 +19,17 @@ from mobileclip_keras.keras_models.registry import get_variant
 from mobileclip_keras.verify.shapes.vocabulary import UNKNOWN, Vocabulary
 
 BOTH = ("image", "text")
+PAGE = Path(runtime_files.__file__).parent / "page"
 
 
 @pytest.fixture
 def small_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for the runtime's files."""
-    folder = tmp_path / "runtime"
-    (folder / "dist").mkdir(parents=True)
+    folder = tmp_path / "installed" / "node_modules" / "@litertjs" / "core"
     hashes = {}
     for name in runtime_files.FILES:
-        (folder / "dist" / name).write_text(name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
         hashes[name] = hashlib.sha256(name.encode()).hexdigest()
     monkeypatch.setattr(runtime_files, "FILES", hashes)
     return folder
@@ -36,15 +37,31 @@ def small_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_folder_of_the_users_needs_no_npm(small_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert runtime_files.runtime_files(small_runtime) == small_runtime / "dist"
+    for given in (small_runtime, small_runtime.parents[2]):
+        assert runtime_files.runtime_files(given) == small_runtime
 
 
 def test_other_files_are_refused(small_runtime: Path) -> None:
-    (small_runtime / "dist" / "ort.wasm.bundle.min.mjs").write_text("another version")
-    with pytest.raises(DeployError, match=r"ort\.wasm\.bundle\.min\.mjs has other content"):
+    (small_runtime / "dist" / "index.js").write_text("another version")
+    with pytest.raises(DeployError, match=r"dist/index\.js has other content"):
         runtime_files.runtime_files(small_runtime)
-    with pytest.raises(DeployError, match="lacks files of onnxruntime-web"):
-        runtime_files.runtime_files(small_runtime / "dist" / "nothing")
+    with pytest.raises(DeployError, match="lacks files of @litertjs/core"):
+        runtime_files.runtime_files(small_runtime / "nothing")
+
+
+def test_the_program_imports_the_loader_of_the_page(small_runtime: Path, tmp_path: Path) -> None:
+    program = small_runtime / "dist" / "index.js"
+    program.write_text('import { createWasmLib } from "@litertjs/wasm-utils";\n')
+    runtime_files.copy_runtime(small_runtime, tmp_path / "page")
+    notice, imported = (tmp_path / "page" / "runtime" / "dist" / "index.js").read_text().splitlines()
+    assert "Changed by mobileclip-keras" in notice
+    loader = imported.split('"')[1]
+    assert imported == f'import {{ createWasmLib }} from "{loader}";'
+    assert (tmp_path / "page" / "runtime" / "dist" / loader).resolve() == tmp_path / "page" / "model" / "wasm_loader.js"
+    assert (PAGE / "model" / "wasm_loader.js").is_file()
+    for name in runtime_files.FILES:
+        assert (tmp_path / "page" / "runtime" / name).is_file()
+    assert "Apache License" in (tmp_path / "page" / "runtime" / "LICENSE").read_text()
 
 
 def test_npm_that_is_missing_or_fails_is_said(
@@ -52,7 +69,7 @@ def test_npm_that_is_missing_or_fails_is_said(
 ) -> None:
     monkeypatch.setattr(runtime_files, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(DeployError, match=r"install Node\.js, or give --runtime a folder"):
+    with pytest.raises(DeployError, match=r"install Node\.js, or give --runtime a folder that"):
         runtime_files.runtime_files(None)
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -65,15 +82,18 @@ def test_npm_that_is_missing_or_fails_is_said(
 
 
 def test_a_page_takes_both_towers_and_prepares_by_itself() -> None:
-    assert make_request("web", BOTH).batches == ()
+    assert make_request("web", BOTH).batches == make_request("web", BOTH, batch="1").batches == (1,)
     for options in ({"towers": "image"}, {"preprocess": True, "pixels": "64x64"}, {"embed_outside": True}):
         with pytest.raises(DeployError, match="--to web"):
             make_request("web", BOTH, **options)  # type: ignore[arg-type]
+    for batch in ("8", "1,8", "any"):
+        with pytest.raises(DeployError, match="one by one: leave --batch out with --to web"):
+            make_request("web", BOTH, batch=batch)
 
 
 def test_a_page_that_no_browser_proved_is_not_called_proven(tmp_path: Path) -> None:
     for tower in BOTH:
-        (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
+        (tmp_path / f"{tower}.tflite").write_bytes(b"12345")
     about = describe_page(tmp_path, get_variant("s0"), "float32", "no Chromium or Chrome is on the path")
     assert not about["proven_in_a_browser"]
     assert about["why_not"] == "Not proven in a browser here: no Chromium or Chrome is on the path."
@@ -82,7 +102,7 @@ def test_a_page_that_no_browser_proved_is_not_called_proven(tmp_path: Path) -> N
 
 def test_a_page_of_the_tiny_model_begins_with_what_it_knows(tmp_path: Path) -> None:
     for tower in BOTH:
-        (tmp_path / f"{tower}.onnx").write_bytes(b"12345")
+        (tmp_path / f"{tower}.tflite").write_bytes(b"12345")
     shapes = get_variant("shapes")
     write_pictures(tmp_path, shapes)
     first = describe_page(tmp_path, shapes, "float32", None)["page"]
@@ -121,12 +141,12 @@ def test_what_a_browser_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_server_gives_types_and_the_headers_that_threads_need(tmp_path: Path) -> None:
-    for name in ("app.js", "ort.mjs", "ort.wasm", "image.onnx"):
+    for name in ("app.js", "program.mjs", "litert.wasm", "image.tflite"):
         (tmp_path / name).write_bytes(b"content")
     (tmp_path.parent / "secret").write_text("secret")
-    types = {"app.js": "text/javascript", "ort.mjs": "text/javascript", "ort.wasm": "application/wasm"}
+    types = {"app.js": "text/javascript", "program.mjs": "text/javascript", "litert.wasm": "application/wasm"}
     with served(tmp_path) as address:
-        for name, kind in {**types, "image.onnx": "application/octet-stream"}.items():
+        for name, kind in {**types, "image.tflite": "application/octet-stream"}.items():
             with urllib.request.urlopen(address + name) as answer:
                 assert answer.headers["Content-Type"] == kind
                 assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"

@@ -43,7 +43,7 @@ def export(
     ] = False,
     src: Annotated[Path | None, typer.Option(help="The checkpoint, for a folder without its train form.")] = None,
     runtime: Annotated[
-        Path | None, typer.Option(help="Of --to web, a folder with onnxruntime-web's files; npm brings them otherwise.")
+        Path | None, typer.Option(help="Of --to web, a folder with LiteRT.js' files; npm brings them otherwise.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -92,7 +92,7 @@ def _proven(about: dict[str, Any]) -> str:
     page = about.get("web")
     if page is None or page["proven_in_a_browser"]:
         return "proven" if page is None else "proven in a browser"
-    return f"proven in onnxruntime. {page['why_not'].removesuffix('.')}"
+    return f"proven in LiteRT. {page['why_not'].removesuffix('.')}"
 
 
 def demo(

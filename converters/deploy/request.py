@@ -93,7 +93,7 @@ def make_request(
     if embed_outside and "text" not in chosen:
         raise DeployError("--embed-outside is about texts, and the text tower is not among --towers.")
     if to == "web":
-        _check_page(chosen, preprocess, embed_outside)
+        _check_page(chosen, preprocess, embed_outside, batch)
     size = _pixels(pixels)
     if size and not preprocess:
         raise DeployError("--pixels says the size that --preprocess takes. Give both, or neither.")
@@ -144,13 +144,15 @@ def _batches(asked: str | None, runtime: Runtime) -> tuple[int, ...]:
     return batches
 
 
-def _check_page(towers: tuple[str, ...], preprocess: bool, embed_outside: bool) -> None:
+def _check_page(towers: tuple[str, ...], preprocess: bool, embed_outside: bool, batch: str | None) -> None:
     """Raises DeployError for what a page does in its own way."""
     if towers != TOWERS:
         raise DeployError("A page compares pictures with texts: --to web takes both towers.")
     if preprocess or embed_outside:
         option = "--preprocess" if preprocess else "--embed-outside"
         raise DeployError(f"The page prepares pictures and texts itself: leave {option} out with --to web.")
+    if batch not in (None, "1"):
+        raise DeployError("The page computes pictures and texts one by one: leave --batch out with --to web.")
 
 
 def _pixels(asked: str | None) -> tuple[int, int] | None:

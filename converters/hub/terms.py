@@ -50,6 +50,8 @@ class Terms:
         return asset(self.license_asset)
 
 
+APACHE_2 = "LICENSE_CODE.txt"
+"""The file of assets/ that holds the Apache License 2.0."""
 APPLES = Terms(
     license="apple-amlr",
     holder="Apple's licence",
@@ -62,7 +64,7 @@ APPLES = Terms(
 OUR_OWN = Terms(
     license="apache-2.0",
     holder="this project's licence",
-    license_asset="LICENSE_CODE.txt",
+    license_asset=APACHE_2,
     parts="ours",
     needed=("not made by Apple", CHANGES),
     base="",

@@ -18,7 +18,7 @@ _INSTALL = {
     "onnx": "numpy pillow tokenizers onnxruntime",
     "openvino": "numpy pillow tokenizers openvino",
     "saved-model": "numpy pillow tokenizers tensorflow",
-    "web": "numpy pillow tokenizers onnxruntime",
+    "web": "numpy pillow tokenizers ai-edge-litert",
 }
 _OPEN = {
     "litert": """from ai_edge_litert.interpreter import Interpreter
@@ -57,7 +57,7 @@ def tower(name):
     return run
 """,
 }
-_OPEN["web"] = _OPEN["onnx"]
+_OPEN["web"] = _OPEN["litert"]
 _HEAD = """import json
 
 import numpy as np

@@ -136,7 +136,7 @@ def run_towers(folder: Path, request: Request, inputs: ProofInputs, batch: int, 
     if way == BROWSER:
         from ..web.proving import run_in_browser
 
-        return run_in_browser(folder, inputs, batch)
+        return run_in_browser(folder, inputs)
     image = text = None
     fixed = (request.batches and batch) or None
     if "image" in request.towers:

@@ -1,7 +1,7 @@
 """What LiteRT's GPU delegate refuses. LiteRT.js computes by the same on WebGPU.
 
 Read in its sources in November 2026: at most four dimensions, no 64-bit integers, and none of some operations.
-TensorFlow's own analyser passes some of them.
+TensorFlow's own analyser passes some of them. That slices keep their dimensions, LiteRT.js 2.5.3 says itself.
 """
 
 from .operation import Operation
@@ -40,6 +40,8 @@ def reason(operation: Operation) -> str | None:
     most = max((len(tensor.shape) for tensor in tensors), default=0)
     if operation.kind in REFUSED:
         return "no GPU delegate has this operation"
+    if operation.kind == "STRIDED_SLICE" and len(operation.outputs[0].shape) < len(operation.inputs[0].shape):
+        return "it takes a dimension away; a RESHAPE may"
     if most > MOST_DIMENSIONS:
         return f"it has {most} dimensions; {MOST_DIMENSIONS} are taken"
     if wrong := sorted(types & set(REFUSED_TYPES)):

@@ -14,7 +14,7 @@ from .operation import Operation
 
 RULES = {"gpu_delegates": gpu_delegate.reason, "webgpu": webgpu.reason}
 """What each kind of accelerator refuses, with the reason in words."""
-WHERE = {"litert": "gpu_delegates", "onnx": "webgpu", "web": "webgpu"}
+WHERE = {"litert": "gpu_delegates", "onnx": "webgpu", "web": "gpu_delegates"}
 """The accelerator that a runtime's files are looked at for."""
 
 NUMBERED = ("blocks", "downsample", "layer_scale", "patch_embed", "stages", "stem")

@@ -120,8 +120,8 @@ RUNTIMES = {
         formulation=_CHANNELS_FIRST,
     ),
     "web": Runtime(
-        "Web browsers", "web", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx", _FLOATS, "onnx_file",
-        ways=("", BROWSER), formulation=_CHANNELS_FIRST, weights_apart=True,
+        "Web browsers", "web", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite", _FLOATS, "litert",
+        ways=("", BROWSER), formulation=Formulation(most_taps=25), fixed_shapes=True,
     ),
     "saved-model": Runtime(
         "A SavedModel", "tensorflow", (), ("tensorflow",), "", ("float32",), "saved_model"

@@ -42,10 +42,11 @@ def _program() -> str | None:
 
 
 @contextmanager
-def opened_page(**context: object) -> "Iterator[Page]":
+def opened_page(flags: tuple[str, ...] = FLAGS, **context: object) -> "Iterator[Page]":
     """An empty page in a browser with nothing remembered.
 
     Args:
+        flags: of the program.
         context: what Playwright's `new_context` takes: the size of the window, the colours.
 
     Raises:
@@ -54,10 +55,10 @@ def opened_page(**context: object) -> "Iterator[Page]":
     from playwright.sync_api import Error, sync_playwright
 
     # The kernel's sandbox needs rights that root in a container lacks.
-    flags = [*FLAGS, *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])]
+    flags = (*flags, *(("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()))
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=_program(), args=flags)
+            browser = playwright.chromium.launch(executable_path=_program(), args=list(flags))
             page = browser.new_context(**context).new_page()  # type: ignore[arg-type]
             page.set_default_timeout(LONGEST_WAIT)
             yield page

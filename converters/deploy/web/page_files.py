@@ -12,6 +12,8 @@ from ....verify.data.inputs import PHOTOS
 from ....verify.shapes.samples import LABELS, example_pictures
 from ..contents.golden import FOLDER as GOLDEN_FOLDER
 from ..contents.tokenizer_files import FOLDER as TOKENIZER_FOLDER
+from ..request import TOWERS
+from ..runtimes.registry import RUNTIMES
 from .cleaning_tables import cleaning_tables
 from .runtime_files import PACKAGE, VERSION, copy_runtime
 
@@ -59,7 +61,7 @@ def describe_page(folder: Path, variant: Variant, recipe: str, why_not: str | No
         recipe: how its weights are kept.
         why_not: why it is not proven in a browser; None where it is.
     """
-    towers = [folder / f"{tower}.onnx" for tower in ("image", "text")]
+    towers = [folder / f"{tower}{RUNTIMES['web'].suffix}" for tower in TOWERS]
     return {
         "open": "index.html, from any web server",
         "runtime": {PACKAGE: VERSION},

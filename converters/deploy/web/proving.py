@@ -7,6 +7,7 @@ import numpy as np
 
 from ....verify.compare import Features
 from ..request import DeployError
+from ..runtimes.registry import RUNTIMES
 from .browser import opened_page
 from .serving import served
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 EMPTY = "/empty.html"
 GIVEN = "/given.bin"
 
-_RUN = """async ({ tower, file, rows, shape, batch }) => {
+_RUN = """async ({ tower, file, rows }) => {
   const { Runtime } = await import("/model/runtime.js");
   const runtime = new Runtime("wasm", { [tower]: { file } });
   await runtime.load(() => {});
@@ -26,10 +27,8 @@ _RUN = """async ({ tower, file, rows, shape, batch }) => {
   const data = new Kind(await (await fetch("/given.bin")).arrayBuffer());
   const length = data.length / rows;
   const features = [];
-  for (let start = 0; start < rows; start += batch) {
-    const count = Math.min(batch, rows - start);
-    const some = data.slice(start * length, (start + count) * length);
-    features.push(...(await runtime.run(tower, some, [count, ...shape])).map((row) => Array.from(row)));
+  for (let start = 0; start < data.length; start += length) {
+    features.push(Array.from(await runtime.run(tower, data.subarray(start, start + length))));
   }
   return features;
 }"""
@@ -41,13 +40,12 @@ _CHECK = """async () => {
 }"""
 
 
-def run_in_browser(folder: Path, inputs: "ProofInputs", batch: int) -> Features:
-    """The features of both towers, in WebAssembly.
+def run_in_browser(folder: Path, inputs: "ProofInputs") -> Features:
+    """The features of both towers, in WebAssembly, row by row as the page computes them.
 
     Args:
         folder: of the page. bundle.json need not be there yet.
         inputs: to run.
-        batch: rows at once.
 
     Raises:
         DeployError: where the browser fails.
@@ -58,8 +56,8 @@ def run_in_browser(folder: Path, inputs: "ProofInputs", batch: int) -> Features:
 
         def run(tower: str, array: np.ndarray) -> np.ndarray:
             extra[GIVEN] = np.ascontiguousarray(array).tobytes()
-            given = {"tower": tower, "file": f"{tower}.onnx", "rows": len(array), "shape": list(array.shape[1:])}
-            return np.asarray(page.evaluate(_RUN, {**given, "batch": batch}), np.float32)
+            given = {"tower": tower, "file": f"{tower}{RUNTIMES['web'].suffix}", "rows": len(array)}
+            return np.asarray(page.evaluate(_RUN, given), np.float32)
 
         images = run("image", inputs.fixed.images.astype("<f4"))
         return Features(images, run("text", inputs.fixed.tokens.astype("<i4")))

@@ -22,7 +22,7 @@ class _Handler(SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
         ".json": "application/json",
         ".wasm": "application/wasm",
-        ".onnx": "application/octet-stream",
+        ".tflite": "application/octet-stream",
         ".svg": "image/svg+xml",
     }
 

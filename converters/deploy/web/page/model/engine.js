@@ -9,7 +9,6 @@ import { isUsable, selfCheck } from "./self_check.js";
 
 const KNOWN_FORMAT = 1;
 const MOST_TEXTS_KEPT = 5000;
-const TEXTS_AT_ONCE = 32;
 
 export class Engine {
   #texts = new Map();
@@ -61,6 +60,7 @@ export class Engine {
         throw error;
       }
     }
+    this.runtime.release();
     this.runtime = new Runtime("wasm", towers);
     await this.runtime.load(advance);
   }
@@ -83,7 +83,10 @@ export class Engine {
       }
     }
     const prepared = performance.now();
-    const features = rows.length ? await this.runImages(joined(rows), rows.length) : [];
+    const features = [];
+    for (const row of rows) {
+      features.push(await this.runImage(row));
+    }
     return { features, errors, prepare: prepared - began, run: performance.now() - prepared };
   }
 
@@ -107,11 +110,8 @@ export class Engine {
       this.#texts.clear();
       fresh.splice(0, fresh.length, ...new Set(texts));
     }
-    for (let start = 0; start < fresh.length; start += TEXTS_AT_ONCE) {
-      const some = fresh.slice(start, start + TEXTS_AT_ONCE);
-      const ids = joined(some.map((text) => this.tokenizer.encode(text)));
-      const features = await this.runTexts(ids, some.length);
-      some.forEach((text, index) => this.#texts.set(text, features[index]));
+    for (const text of fresh) {
+      this.#texts.set(text, await this.runText(this.tokenizer.encode(text)));
     }
     return {
       features: texts.map((text) => this.#texts.get(text)),
@@ -120,23 +120,15 @@ export class Engine {
     };
   }
 
-  runImages(numbers, count) {
-    const { size } = this.preprocessor;
-    return this.runtime.run("image", numbers, [count, size, size, 3]);
+  runImage(numbers) {
+    return this.runtime.run("image", numbers);
   }
 
-  runTexts(ids, count) {
-    return this.runtime.run("text", ids, [count, this.tokenizer.contextLength]);
+  runText(ids) {
+    return this.runtime.run("text", ids);
   }
 
   check() {
     return selfCheck(this, { withPictures: true });
   }
-}
-
-/** Rows of one kind and length, one after the other. */
-export function joined(rows) {
-  const all = new rows[0].constructor(rows.length * rows[0].length);
-  rows.forEach((row, index) => all.set(row, index * row.length));
-  return all;
 }

@@ -1,14 +1,15 @@
 /**
- * The towers in onnxruntime-web: on the graphics processor where the browser offers one (WebGPU), else in WebAssembly.
+ * The towers in LiteRT.js. Where the browser offers a graphics processor (WebGPU), it computes pictures; else, and for
+ * texts, WebAssembly does.
  */
 
 import { addressOf, BundleError, readBytes } from "./bundle.js";
 
-export const DEVICES = { webgpu: "WebGPU", wasm: "WebAssembly" };
-const PROGRAMS = {
-  webgpu: ["runtime/ort.webgpu.bundle.min.mjs", "runtime/ort-wasm-simd-threaded.asyncify.wasm"],
-  wasm: ["runtime/ort.wasm.bundle.min.mjs", "runtime/ort-wasm-simd-threaded.wasm"],
-};
+export const DEVICES = { webgpu: "WebGPU, texts in WebAssembly", wasm: "WebAssembly" };
+// LiteRT.js takes text towers on WebGPU, too, and gives zeros: it has no right program for the look-up of ids.
+const ON_WEBGPU = ["image"];
+const PROGRAM = "runtime/dist/index.js";
+const COMPILED = "runtime/wasm/";
 const MOST_THREADS = 4;
 
 /** Whether the browser has a graphics processor for us, and not a program that plays one, slowly. */
@@ -22,7 +23,7 @@ export async function hasWebGpu() {
 }
 
 export class Runtime {
-  #sessions = {};
+  #models = {};
 
   /**
    * @param {string} device a key of DEVICES
@@ -35,18 +36,12 @@ export class Runtime {
 
   /** @param {(loaded: number) => void} advance told how many bytes of the towers came */
   async load(advance) {
-    const [program, compiled] = PROGRAMS[this.device];
-    try {
-      this.ort = await import(addressOf(program));
-    } catch {
-      throw new BundleError(`${program} is missing or damaged: export the page again.`);
+    const { litert, threads } = await (started ??= start());
+    this.litert = litert;
+    this.threads = threads;
+    if (this.device === "webgpu" && !litert.getWebGpuDevice()) {
+      throw new BundleError("This browser offers no WebGPU: leave ?device=webgpu out of the address.");
     }
-    this.compiled = compiled;
-    this.ort.env.logLevel = "error";
-    this.ort.env.wasm.wasmPaths = { wasm: addressOf(compiled) };
-    // Threads share memory, which browsers allow only to pages whose server sends certain headers.
-    const cores = navigator.hardwareConcurrency ?? 1;
-    this.ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, Math.ceil(cores / 2)) : 1;
     const came = {};
     const files = await Promise.all(
       Object.entries(this.towers).map(async ([name, { file }]) => {
@@ -58,42 +53,80 @@ export class Runtime {
       }),
     );
     for (const [name, file, bytes] of files) {
-      this.#sessions[name] = await this.#open(file, bytes);
+      this.#models[name] = await this.#open(file, bytes, ON_WEBGPU.includes(name) ? this.device : "wasm");
     }
   }
 
-  get threads() {
-    return this.device === "wasm" ? this.ort.env.wasm.numThreads : 1;
-  }
-
-  async #open(file, bytes) {
+  async #open(file, bytes, accelerator) {
+    let model;
     try {
-      return await this.ort.InferenceSession.create(bytes, {
-        executionProviders: this.device === "webgpu" ? ["webgpu", "wasm"] : ["wasm"],
-        graphOptimizationLevel: "all",
-        logSeverityLevel: 3, // errors alone: that some operations stay on the processor is as it should be
+      model = await this.litert.loadAndCompile(bytes, {
+        accelerator,
+        cpuOptions: { numThreads: this.threads },
+        gpuOptions: { precision: "fp32" },
       });
     } catch (error) {
-      // The first of the towers starts the runtime.
-      const what = /no available backend/.test(error.message) ? this.compiled : file;
-      throw new BundleError(`${what} cannot be opened: it is missing or damaged, or memory is short.`, { cause: error });
+      const sentence = `${file} cannot be opened: it is missing or damaged, or memory is short.`;
+      throw new BundleError(sentence, { cause: error });
     }
+    if (accelerator === "webgpu" && !(model.isFullyAccelerated && model.options.accelerator === accelerator)) {
+      model.delete();
+      throw new BundleError(`${file} has operations that this browser does not compute on WebGPU.`);
+    }
+    return model;
   }
 
   /**
-   * The features of a batch.
+   * The features of a picture or a text.
    *
    * @param {string} tower "image" or "text"
-   * @param {Float32Array | Int32Array} data all rows, one after the other
-   * @param {number[]} shape the batch first
-   * @returns {Promise<Float32Array[]>} unit-length features, one array for each row
+   * @param {Float32Array | Int32Array} numbers the pixels, or the ids
+   * @returns {Promise<Float32Array>} of length 1
    */
-  async run(tower, data, shape) {
-    const session = this.#sessions[tower];
-    const type = data instanceof Int32Array ? "int32" : "float32";
-    const outputs = await session.run({ [session.inputNames[0]]: new this.ort.Tensor(type, data, shape) });
-    const features = await outputs[session.outputNames[0]].getData();
-    const width = features.length / shape[0];
-    return Array.from({ length: shape[0] }, (_, row) => features.slice(row * width, (row + 1) * width));
+  async run(tower, numbers) {
+    const model = this.#models[tower];
+    const given = new this.litert.Tensor(numbers, model.getInputDetails()[0].shape);
+    try {
+      const [found] = await model.run([given]);
+      const features = await found.data(); // a copy
+      found.delete();
+      return features;
+    } finally {
+      given.delete();
+    }
   }
+
+  /** Gives the towers' memory back. */
+  release() {
+    for (const model of Object.values(this.#models)) {
+      try {
+        model.delete();
+      } catch {
+        continue; // the graphics processor is gone, and what it held with it
+      }
+    }
+    this.#models = {};
+  }
+}
+
+let started = null;
+
+/** Starts the one of LiteRT.js' programs that suits this browser. It holds the towers of every Runtime. */
+async function start() {
+  let litert;
+  try {
+    litert = await import(addressOf(PROGRAM));
+  } catch {
+    throw new BundleError(`${PROGRAM} is missing or damaged: export the page again.`);
+  }
+  // Threads share memory, which browsers allow only to pages whose server sends certain headers.
+  const able = self.crossOriginIsolated && (await litert.supportsFeature("relaxedSimd"));
+  const threads = able ? Math.min(MOST_THREADS, Math.ceil((navigator.hardwareConcurrency ?? 1) / 2)) : 1;
+  try {
+    await litert.loadLiteRt(addressOf(COMPILED), { threads: threads > 1 });
+  } catch (error) {
+    const sentence = `A file of ${COMPILED} cannot be opened: it is missing or damaged, or memory is short.`;
+    throw new BundleError(sentence, { cause: error });
+  }
+  return { litert, threads };
 }

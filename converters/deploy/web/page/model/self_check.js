@@ -17,8 +17,8 @@ export async function selfCheck(engine, { withPictures }) {
   const read = await Promise.all(names.map((name) => readArray(golden.arrays[name], FOLDER)));
   const [image, tokens, imageFeatures, textFeatures] = read;
   const began = performance.now();
-  const images = await inOnes(image, (row) => engine.runImages(Float32Array.from(row), 1));
-  const texts = await inOnes(tokens, (row) => engine.runTexts(Int32Array.from(row), 1));
+  const images = await inOnes(image, (row) => engine.runImage(Float32Array.from(row)));
+  const texts = await inOnes(tokens, (row) => engine.runText(Int32Array.from(row)));
   const milliseconds = performance.now() - began;
   const expected = { images: rowsOf(imageFeatures), texts: rowsOf(textFeatures) };
   const ours = logits(images, texts);
@@ -72,7 +72,7 @@ function rowsOf({ shape, data }) {
 async function inOnes(array, run) {
   const found = [];
   for (const row of rowsOf(array)) {
-    found.push((await run(row))[0]);
+    found.push(await run(row));
   }
   return found;
 }

@@ -14,13 +14,11 @@ const actions = {
     return { ...found, exact: isExact(found, engine.about.web.largest_ratio) };
   },
   tokens: ({ texts }) => texts.map((text) => engine.tokenizer.encode(text)),
-  rawImages: ({ data, count }) => engine.runImages(data, count),
-  rawTexts: ({ data, count }) => engine.runTexts(data, count),
 };
 
 let last = Promise.resolve();
 
-// One after the other: the runtime computes one batch at a time.
+// One after the other: the runtime computes one row at a time.
 self.onmessage = ({ data: { id, action, given } }) => {
   last = last.then(async () => {
     try {

@@ -4,7 +4,7 @@ import { dot } from "../model/self_check.js";
 import { filesOf, takeDrops } from "./drops.js";
 import { debounced, element, milliseconds, reportProblem } from "./words.js";
 
-const AT_ONCE = 4; // pictures in a batch
+const AT_ONCE = 4; // pictures between two words of progress
 const SHOWN = 24;
 const TYPING = 120; // milliseconds after a key
 const PICTURE = /\.(jpe?g|png|gif|webp|bmp|avif|ico)$/i;
