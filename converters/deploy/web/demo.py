@@ -15,6 +15,7 @@ from ...conversion.cache import cache_folder
 from ...conversion.progress import Progress
 from ..contents.bundle import read_bundle
 from ..request import DeployError
+from .runtime_files import VERSION
 from .serving import address_of, make_server
 
 OWN_MODEL = "shapes"
@@ -37,8 +38,8 @@ def own_page(progress: Progress) -> Path:
     """
     from ..export import export
 
-    # Another version of the program, or other weights, make another page.
-    name = f"{OWN_MODEL}-page-{version('mobileclip-keras')}-{sha256(PACKED)[:8]}"
+    # Another version of the program or of the page's runtime, or other weights, make another page.
+    name = f"{OWN_MODEL}-page-{version('mobileclip-keras')}-{VERSION}-{sha256(PACKED)[:8]}"
     page = cache_folder() / name
     page.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(page.with_name(f".{name}.lock")):
