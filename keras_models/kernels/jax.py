@@ -1,4 +1,4 @@
-"""What JAX computes in another way than plain.py and plain_norms.py: on CPUs, where XLA compiles some operations badly."""
+"""What JAX computes in another way than the plain files: on CPUs, where XLA compiles some operations badly."""
 
 import math
 import os
