@@ -35,8 +35,15 @@ class Option:
     stored: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def option(weight: Weight, precision: str, means: Means) -> Option:
-    """A weight in a precision."""
+def option(weight: Weight, precision: str, means: Means, sensitive: np.ndarray | None = None) -> Option:
+    """A weight in a precision.
+
+    Args:
+        weight: to be rounded.
+        precision: one of PRECISIONS.
+        means: of what layers are given.
+        sensitive: of a table, how much features depend on what it gives, (width, width); None where that is not known.
+    """
     value = weight.value()
     if precision == "float32":
         return Option(value, None, 4 * value.size)
@@ -44,9 +51,12 @@ def option(weight: Weight, precision: str, means: Means) -> Option:
         return Option(to_half(value), None, 2 * value.size)
     bits = BITS[precision]
     if weight.kind == "embedding" and not weight.channels:
-        table, factors = by_rows(value, bits)
+        table, factors = by_rows(value, bits, sensitive)
         return Option(table * factors, None, value.size * bits / 8 + len(value), (table, factors))
-    kernel = _on_levels(weight, value, means, bits)
+    if weight.kind == "embedding" and sensitive is not None:
+        kernel = np.ascontiguousarray(compensated(value.T, sensitive, bits).T)
+    else:
+        kernel = _on_levels(weight, value, means, bits)
     groups = len(value) // (weight.group or len(value))
     scales = groups * int(np.prod([value.shape[axis] for axis in weight.channels]))
     moved, bias = shift(weight, kernel - value, means), weight.bias_value()
