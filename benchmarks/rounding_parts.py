@@ -23,7 +23,7 @@ from samples import keep
 
 from mobileclip_keras.converters.deploy.quantize import round_job
 from mobileclip_keras.converters.deploy.quantize.means import measuring
-from mobileclip_keras.converters.deploy.quantize.options import uniform_plan
+from mobileclip_keras.converters.deploy.quantize.options import option, uniform_plan
 from mobileclip_keras.converters.deploy.quantize.ranking import nearness
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import in_integers, rounded_inputs
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
@@ -50,7 +50,7 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     with measuring(own) as means:
         round_job.features(model, tower, rows[::2])
     plan = uniform_plan(own, PRECISION, request.how)
-    options = round_job.options_of(model, tower, own, means, rows, {name: (each,) for name, each in plan.items()})
+    options = {each.name: {plan[each.name]: option(each, plan[each.name], means)} for each in own}
     computed = in_integers(own, plan, request.how)
     everything = {weight.kind: [each for each in own if each.kind == weight.kind] for weight in own}
 

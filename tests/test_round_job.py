@@ -13,7 +13,6 @@ from mobileclip_keras.converters.deploy.quantize.means import Means, measuring
 from mobileclip_keras.converters.deploy.quantize.options import PRECISIONS, Option, option
 from mobileclip_keras.converters.deploy.quantize.ranking import Nearness
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import rounded_inputs
-from mobileclip_keras.converters.deploy.quantize.sensitivity import sensitivity
 from mobileclip_keras.converters.deploy.quantize.weights import Weight
 from mobileclip_keras.converters.deploy.request import make_request
 from mobileclip_keras.keras_models.layers.dense import Linear
@@ -79,23 +78,17 @@ def test_a_plan_holds_with_room_for_the_runtime(
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the job measured means on, and which plans it computed features of, with which layers in integers."""
-    found: dict[str, Any] = {"rows": set(), "computed": [], "sensitive": set()}
+    found: dict[str, Any] = {"rows": set(), "computed": []}
 
-    def own_option(weight: Weight, precision: str, means: Means, sensitive: Any) -> Option:
+    def own_option(weight: Weight, precision: str, means: Means) -> Option:
         found["rows"] |= {given.rows for given in means.values()}
-        found["sensitive"] |= {weight.kind} if sensitive is not None else set()
-        return option(weight, precision, means, sensitive)
-
-    def own_sensitivity(encode: Any, batches: Any, table: Weight) -> Any:
-        found["texts"] = np.concatenate(batches)
-        return sensitivity(encode, batches, table)
+        return option(weight, precision, means)
 
     def own_rounded_inputs(weights: Any) -> Any:
         found["computed"].append([weight.name for weight in weights])
         return rounded_inputs(weights)
 
     monkeypatch.setattr(round_job, "option", own_option)
-    monkeypatch.setattr(round_job, "sensitivity", own_sensitivity)
     monkeypatch.setattr(round_job, "rounded_inputs", own_rounded_inputs)
     return found
 
@@ -112,7 +105,6 @@ def test_means_are_measured_on_half_of_the_rows(spied: dict[str, Any], tmp_path:
     made, _ = rounded("int8-weights", tmp_path)
     assert made["sets"] == ["int8"] and made["layers"] == {}
     assert spied["rows"] == {len(ROWS["text"]) // 2} and spied["computed"] == []
-    assert np.array_equal(spied["texts"], ROWS["text"][::2]) and spied["sensitive"] == {"embedding"}
 
 
 @pytest.mark.parametrize(("to", "in_integers"), [("litert", ["text_encoder/fc1/kernel"]), ("onnx", [])])

@@ -11,8 +11,6 @@ DAMPING = 0.01
 """Of the mean of the moments, added to each input's own: what was not seen is not trusted."""
 BLOCK = 128
 """Inputs whose errors reach the rest together."""
-OUTPUTS = 2048
-"""Rounded at once: a processor's cache holds a block of them."""
 
 
 def compensated(kernel: np.ndarray, moment: np.ndarray, bits: int) -> np.ndarray:
@@ -30,32 +28,8 @@ def compensated(kernel: np.ndarray, moment: np.ndarray, bits: int) -> np.ndarray
     """
     levels = 2 ** (bits - 1) - 1
     _, scale = to_integers(rounded(kernel, (1,), bits), (1,), bits)
-    return to_the_end(to_levels(kernel, moment, scale, levels), levels).astype(np.float32) * scale
-
-
-def to_levels(kernel: np.ndarray, moment: np.ndarray, scale: np.ndarray, levels: int) -> np.ndarray:
-    """Whole numbers that stand for a kernel, each rounded with what those before it left.
-
-    Args:
-        kernel: float32 (inputs, outputs).
-        moment: (inputs, inputs).
-        scale: (outputs,), of a level.
-        levels: on each side of 0.
-
-    Returns:
-        Float64 (inputs, outputs).
-    """
     order = np.argsort(-np.diag(moment), kind="stable")
-    spread = _spread(moment[np.ix_(order, order)])
-    integers = np.empty(kernel.shape)
-    for start in range(0, kernel.shape[1], OUTPUTS):
-        some = slice(start, start + OUTPUTS)
-        integers[order, some] = _in_turn(kernel[order, some].astype(np.float64), spread, scale[some], levels)
-    return integers
-
-
-def _in_turn(rest: np.ndarray, spread: np.ndarray, scale: np.ndarray, levels: int) -> np.ndarray:
-    """Rounds one input after the other; `rest` is used up."""
+    rest, spread = kernel[order].astype(np.float64), _spread(moment[np.ix_(order, order)])
     integers = np.empty_like(rest)
     for start in range(0, len(rest), BLOCK):
         rows = slice(start, min(start + BLOCK, len(rest)))
@@ -67,7 +41,9 @@ def _in_turn(rest: np.ndarray, spread: np.ndarray, scale: np.ndarray, levels: in
             errors[place] = (block[place] - whole * scale) / within[place, place]
             block[place + 1 :] -= np.outer(within[place, place + 1 :], errors[place])
         rest[rows.stop :] -= spread[rows, rows.stop :].T @ errors
-    return integers
+    made = np.empty_like(kernel)
+    made[order] = _to_the_end(integers, levels).astype(np.float32) * scale
+    return made
 
 
 def _spread(moment: np.ndarray) -> np.ndarray:
@@ -77,7 +53,7 @@ def _spread(moment: np.ndarray) -> np.ndarray:
     return np.linalg.cholesky(np.linalg.inv(damped)).T
 
 
-def to_the_end(integers: np.ndarray, levels: int) -> np.ndarray:
+def _to_the_end(integers: np.ndarray, levels: int) -> np.ndarray:
     """Moves each output's outermost number to the outermost level, so that a file can read the scale off it."""
     outermost = np.abs(integers).argmax(0)
     columns = np.arange(integers.shape[1])

@@ -11,13 +11,12 @@ import numpy as np
 
 from ..request import Request
 from . import row_scales
-from .means import Means, measuring
+from .means import measuring
 from .options import Option, Plan, option, precisions, uniform_plan
 from .ranking import nearness
 from .recipes import DEFAULT_BUDGET, weight_sets
 from .rounded_inputs import in_integers, rounded_inputs
 from .search import plans_by_size, smallest_that_holds
-from .sensitivity import sensitivity
 from .shares import Shares, measure_shares
 from .weights import Weight, weights_of
 
@@ -54,7 +53,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
         able = {weight.name: precisions(weight, request.how) for weight in own}
         if "mixed" not in wanted:
             able = {name: tuple(one for one in each if one != "float32") for name, each in able.items()}
-        options = options_of(model, tower, own, means, rows[tower], able)
+        options = {w.name: {each: option(w, each, means) for each in able[w.name]} for w in own}
         for name in ("int8", "int4"):
             if name in wanted:
                 sets[name] |= changes(own, options, uniform_plan(own, name, request.how))
@@ -69,32 +68,6 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     for name, arrays in sets.items():
         np.savez(out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     return {"sets": list(sets), "layers": layers}
-
-
-def options_of(
-    model: Any,
-    tower: str,
-    weights: list[Weight],
-    means: Means,
-    rows: np.ndarray,
-    able: Mapping[str, tuple[str, ...]],
-) -> Options:
-    """What each weight of a tower may become.
-
-    Args:
-        model: in its inference form.
-        tower: "image" or "text".
-        weights: of the tower.
-        means: of what layers are given.
-        rows: of the tower's inputs; every other one is looked at.
-        able: by weight, its precisions.
-    """
-    encode, seen = _encoder(model, tower), _batches(rows[::2])
-    sensitive = {each.name: sensitivity(encode, seen, each) for each in weights if each.kind == "embedding"}
-    return {
-        each.name: {name: option(each, name, means, sensitive.get(each.name)) for name in able[each.name]}
-        for each in weights
-    }
 
 
 def search_plan(
