@@ -58,7 +58,7 @@ def _table(weight: Weight, value: np.ndarray, means: Means, bits: int) -> Option
     """A table of embeddings. The row that is looked up most often has no error.
 
     That is the row of padding, which stands at most positions of most texts. Its error is the same at all of them and
-    adds up: in 8 bits, it was 25 times the error of all other rows together. So it is taken off all rows before they
+    adds up to more than that of all other rows: docs/deploy.md has the numbers. So it is taken off all rows before they
     are rounded, and the embeddings of positions, which are floats, give it back.
     """
     often = int(means[weight.name].mean.argmax()) if weight.name in means else None
