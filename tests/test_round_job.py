@@ -126,7 +126,6 @@ def test_shares_are_measured_as_the_file_will_compute(
     def measure(*given: Any) -> Any:
         raise Measured({weight.kind for weight in given[5]}, len(given[5]))
 
-    monkeypatch.setattr(round_job, "option", lambda *_: None)
     monkeypatch.setattr(round_job, "measure_shares", measure)
     with pytest.raises(Measured) as caught:
         rounded("auto", tmp_path, to)
