@@ -3,6 +3,7 @@
     python benchmarks/quantization.py shapes --to litert --save
     python benchmarks/quantization.py s0 --kind "heavy tails" --folder /tmp/s0
     python benchmarks/quantization.py s0 --kind "heavy tails" --folder /tmp/s0 --save  # the times alone, then in peace
+    python benchmarks/quantization.py s0 --towers text --budget 0.999  # a budget of a tower's own
 
 All recipes are written and run side by side, as `--quantize auto` does. "shapes" has its trained weights, is measured
 on pictures and captions like those of its training, and then asked the zero-shot task, which has other pictures. Other

@@ -114,6 +114,25 @@ def test_plans_are_judged_as_the_file_will_compute(to: str, in_integers: list[st
     assert list(searched(layer, to).values()) == ["int4"] and spied["computed"][-1] == in_integers
 
 
+@pytest.mark.parametrize(("to", "dense"), [("litert", True), ("onnx", False)])
+def test_shares_are_measured_as_the_file_will_compute(
+    to: str, dense: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the rounding of inputs of dense layers, where the runtime computes in integers."""
+
+    class Measured(Exception):
+        pass
+
+    def measure(*given: Any) -> Any:
+        raise Measured({weight.kind for weight in given[5]}, len(given[5]))
+
+    monkeypatch.setattr(round_job, "measure_shares", measure)
+    with pytest.raises(Measured) as caught:
+        rounded("auto", tmp_path, to)
+    kinds, count = caught.value.args
+    assert kinds == ({"dense"} if dense else set()) and (count > 0) == dense
+
+
 @pytest.mark.nightly
 def test_a_plan_for_each_layer(tmp_path: Path) -> None:
     made, arrays = rounded("auto", tmp_path, budget=0.9)

@@ -1,12 +1,15 @@
 """Weights rounded to few levels: what `deploy/quantize` does to arrays, plans and features, without any runtime."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.deploy.proofs.proof import Check
+from mobileclip_keras.converters.deploy.quantize.certificate import bound_of
 from mobileclip_keras.converters.deploy.quantize.compensation import compensated
 from mobileclip_keras.converters.deploy.quantize.means import measuring, shift
 from mobileclip_keras.converters.deploy.quantize.options import Option, option, precisions, uniform_plan
@@ -25,7 +28,7 @@ from mobileclip_keras.converters.deploy.quantize.weights import Weight, describe
 from mobileclip_keras.converters.deploy.request import DeployError
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 from mobileclip_keras.keras_models.kernels.plain import group_of
-from mobileclip_keras.keras_models.layers.dense import VectorLinear
+from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
 
 from .small import small_model
 
@@ -164,6 +167,33 @@ def test_weights_make_up_for_the_error_of_others() -> None:
         assert smallest_type(made, (1,)) == f"int{bits}"
 
 
+def test_a_layer_whose_inputs_were_measured_is_rounded_by_them() -> None:
+    chance = np.random.default_rng(0)
+    inputs = chance.normal(size=(400, 24)) @ chance.normal(size=(24, 160)) + 0.05 * chance.normal(size=(400, 160))
+    layer = Linear(40, use_bias=False, name="fc1")
+    layer.build((None, 160))
+    layer.kernel.assign(chance.standard_t(4, (160, 40)))
+    weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,))
+    with measuring([weight]) as means:
+        layer(inputs[::2].astype(np.float32))
+    for precision in ("int4", "int8"):
+        made, plain = (option(weight, precision, found).kernel for found in (means, {}))
+        errors = [np.square(inputs[1::2] @ (each - weight.value())).mean() for each in (made, plain)]
+        assert errors[0] < 0.3 * errors[1], precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "numbers", "scales"), [("float32", 4, 0), ("float16", 2, 0), ("int8", 1, 4), ("int4", 0.5, 4)]
+)
+def test_bytes_are_those_of_the_numbers_and_of_their_scales(precision: str, numbers: float, scales: int) -> None:
+    """Of each output, and of each group of inputs that a layer takes apart."""
+    for groups, layer in ((1, Linear(24, name="fc1")), (3, VectorLinear(24, name="fc1"))):
+        layer.build((None, 192))
+        group = group_of(192) if groups > 1 else None
+        weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,), group)
+        assert option(weight, precision, {}).bytes == 192 * 24 * numbers + groups * 24 * scales
+
+
 def test_measuring_leaves_the_layers_as_they_were() -> None:
     model, _, compute = model_and_rows("text")
     with pytest.raises(KeyError), measuring(weights_of(model)):
@@ -293,3 +323,27 @@ def test_a_recipe_that_breaks_its_budget_or_gives_no_numbers_is_refused() -> Non
         check_trial(trial("int8", 100, 0.9), 0.95)
     with pytest.raises(DeployError, match="no numbers"):
         check_trial(trial("int8", 100, float("nan")), None)
+
+
+def check(cosines: dict[str, float], judged: bool = True, bound: dict[str, float] | None = None) -> Check:
+    rounding: Any = SimpleNamespace(length_error=0.0)
+    cost: Any = None
+    return Check("", 1, rounding, cost, judged, "int8", cosines, bound)
+
+
+def test_the_bound_leaves_half_as_much_again_to_other_processors() -> None:
+    """Of the worst way that is judged, by tower."""
+    checks = [
+        check({"image": 0.99, "text": 0.999}),
+        check({"image": 0.995, "text": 0.998}),
+        check({"image": 0.5}, False),
+    ]
+    assert bound_of(checks) == {"image": pytest.approx(0.985, abs=1e-12), "text": pytest.approx(0.997, abs=1e-12)}
+
+
+def test_a_bundle_must_reach_its_bound_in_every_tower() -> None:
+    bound = {"image": 0.985, "text": 0.997}
+    assert check({"image": 0.985, "text": 0.997}, bound=bound).passed
+    for tower in bound:
+        assert not check(bound | {tower: bound[tower] - 1e-9}, bound=bound).passed
+        assert not check(bound | {tower: float("nan")}, bound=bound).passed

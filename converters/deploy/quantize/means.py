@@ -22,9 +22,10 @@ class Given:
 
     Attributes:
         rows: how many.
-        mean: the mean input of each of a kernel's numbers, but for the channels that it puts out.
+        mean: the mean input of each of a kernel's numbers, but for the channels that it puts out; of a table, how often
+            each row is looked up, as parts of all.
         moment: (inputs, inputs): the sum of the products of two inputs of a dense layer, or of a convolution at one
-            place; None for a depthwise one.
+            place; None for a depthwise one, and for a table.
     """
 
     rows: int
@@ -47,13 +48,12 @@ Means = dict[str, Given]
 def measuring(weights: list[Weight]) -> Iterator[Means]:
     """Within this context, calls of the layers add to what it gives."""
     found: Means = {}
-    watched = [weight for weight in weights if weight.kind != "embedding"]
-    for weight in watched:
+    for weight in weights:
         weight.layer.call = _recorded(weight, weight.layer.call, found)
     try:
         yield found
     finally:
-        for weight in watched:
+        for weight in weights:
             del weight.layer.call  # the class's own comes back
 
 
@@ -70,7 +70,10 @@ def _recorded(weight: Weight, call: Callable[..., Any], found: Means) -> Callabl
 
 
 def _mean(weight: Weight, inputs: np.ndarray) -> np.ndarray:
-    """Of a dense layer (inputs,), of a convolution (height, width, channels): a mean for each place of the kernel."""
+    """Of a dense layer (inputs,), of a table (rows,), of a convolution (height, width, channels): a mean for each place
+    of the kernel."""
+    if weight.kind == "embedding":
+        return np.bincount(inputs.reshape(-1), minlength=weight.variable.shape[0]) / inputs.size
     if weight.kind == "dense":
         return inputs.mean(tuple(range(inputs.ndim - 1)), dtype=np.float64)
     places = _places(weight, inputs.mean(0, dtype=np.float64)[None])
@@ -78,7 +81,7 @@ def _mean(weight: Weight, inputs: np.ndarray) -> np.ndarray:
 
 
 def _moment(weight: Weight, inputs: np.ndarray) -> np.ndarray | None:
-    if weight.kind == "depthwise":
+    if weight.kind in ("depthwise", "embedding"):
         return None
     if weight.kind == "convolution":
         inputs = np.concatenate(_places(weight, inputs), -1)
@@ -103,7 +106,7 @@ def shift(weight: Weight, change: np.ndarray, means: Means) -> np.ndarray | None
     if weight.name not in means:
         return None
     mean = means[weight.name].mean
-    if weight.kind == "dense":
+    if weight.kind in ("dense", "embedding"):
         return (mean @ change).astype(np.float32)
     pattern = "yxc,yxcm->cm" if weight.kind == "depthwise" else "yxc,yxcm->m"
     return np.einsum(pattern, mean, change).reshape(-1).astype(np.float32)

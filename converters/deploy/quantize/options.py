@@ -24,7 +24,8 @@ class Option:
 
     Attributes:
         kernel: its numbers, as float32.
-        bias: the layer's bias, which takes back the shift of the means; None where it stays.
+        bias: the layer's bias, which takes back the shift of the means, or the error of a table's commonest row; None
+            where it stays.
         bytes: that a file takes for it.
         stored: of a table whose rows have factors, its numbers without them, and the factors; None for `kernel` itself.
     """
@@ -43,15 +44,34 @@ def option(weight: Weight, precision: str, means: Means) -> Option:
     if precision == "float16":
         return Option(to_half(value), None, 2 * value.size)
     bits = BITS[precision]
-    if weight.kind == "embedding" and not weight.channels:
-        table, factors = by_rows(value, bits)
-        return Option(table * factors, None, value.size * bits / 8 + len(value), (table, factors))
+    if weight.kind == "embedding":
+        return _table(weight, value, means, bits)
     kernel = _on_levels(weight, value, means, bits)
     groups = len(value) // (weight.group or len(value))
     scales = groups * int(np.prod([value.shape[axis] for axis in weight.channels]))
     moved, bias = shift(weight, kernel - value, means), weight.bias_value()
     corrected = None if moved is None or bias is None else bias - moved
     return Option(kernel, corrected, value.size * bits / 8 + 4 * scales)
+
+
+def _table(weight: Weight, value: np.ndarray, means: Means, bits: int) -> Option:
+    """A table of embeddings. The row that is looked up most often has no error.
+
+    That is the row of padding, which stands at most positions of most texts. Its error is the same at all of them and
+    adds up to more than that of all other rows: docs/deploy.md has the numbers. So it is taken off all rows before they
+    are rounded, and the embeddings of positions, which are floats, give it back.
+    """
+    often = int(means[weight.name].mean.argmax()) if weight.name in means else None
+    if weight.channels:
+        kernel, stored, scales = rounded(value, weight.channels, bits), None, 4 * len(value)
+        if often is not None:
+            kernel = rounded(value - (value[often] - kernel[often]), weight.channels, bits)
+    else:
+        table, factors = by_rows(value, bits, often)
+        kernel, stored, scales = table * factors, (table, factors), len(value)
+    positions = weight.bias_value()
+    given_back = None if often is None or positions is None else positions + (value[often] - kernel[often])
+    return Option(kernel, given_back, value.size * bits / 8 + scales, stored)
 
 
 def _on_levels(weight: Weight, value: np.ndarray, means: Means, bits: int) -> np.ndarray:

@@ -44,13 +44,12 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     wanted = weight_sets(request.recipe, request.how.recipes)
     sets: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
     layers: dict[str, Any] = {}
-    exact = {tower: _features(_encoder(model, tower), rows[tower]) for tower in request.towers}
+    exact = {tower: features(model, tower, rows[tower]) for tower in request.towers}
     with measuring(weights) as means:
         for tower in request.towers:
-            _features(_encoder(model, tower), rows[tower][::2])  # the others show whether it holds for what is unseen
+            features(model, tower, rows[tower][::2])  # the others show whether it holds for what is unseen
     for tower in request.towers:
         own = [weight for weight in weights if weight.tower == tower]
-        encode = _encoder(model, tower)
         able = {weight.name: precisions(weight, request.how) for weight in own}
         if "mixed" not in wanted:
             able = {name: tuple(one for one in each if one != "float32") for name, each in able.items()}
@@ -60,8 +59,8 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
                 sets[name] |= changes(own, options, uniform_plan(own, name, request.how))
         if "mixed" in wanted:
             dynamic = [weight for weight in own if weight.kind in request.how.integers]
-            shares = measure_shares(encode, rows[tower], exact[tower], own, options, dynamic)
-            compute = partial(_features, encode, rows[tower])
+            shares = measure_shares(_encoder(model, tower), rows[tower], exact[tower], own, options, dynamic)
+            compute = partial(features, model, tower, rows[tower])
             others = next((exact[each] for each in request.towers if each != tower), None)
             plan = search_plan(own, options, shares, compute, exact[tower], others, request)
             sets["mixed"] |= changes(own, options, plan)
@@ -156,9 +155,15 @@ def _encoder(model: Any, tower: str) -> Callable[[Any], Any]:
     return lambda batch: kernels.unit_length(encoder(batch, training=False))
 
 
-def _features(encode: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
-    batches = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
-    return np.concatenate([keras.ops.convert_to_numpy(encode(keras.ops.convert_to_tensor(each))) for each in batches])
+def features(model: Any, tower: str, rows: np.ndarray) -> np.ndarray:
+    """A tower's features of length 1, (rows, embed_dim), with the weights that it has then."""
+    encode = _encoder(model, tower)
+    made = [encode(keras.ops.convert_to_tensor(each)) for each in _batches(rows)]
+    return np.concatenate([keras.ops.convert_to_numpy(each) for each in made])
+
+
+def _batches(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
 
 
 def _listed(weights: list[Weight], plan: Plan, shares: Shares) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ class Weight:
         kind: one of KINDS.
         layer: that computes with it.
         variable: its numbers.
-        bias: what the layer adds to each channel; None for nothing.
+        bias: what the layer adds to each channel; None for nothing. Of a table, the embeddings of positions, which are
+            added to what it gives.
         channels: the axes that count output channels; of a table, its rows, or nothing where a scale for each row
             would take much of what its levels save: then its rows have factors.
         group: how many inputs have a scale of their own for each channel, because the layer computes with as many of
@@ -73,7 +74,7 @@ def weights_of(model: Any) -> list[Weight]:
                 continue
             kind, variable, channels = about
             if id(variable) in names and np.prod(variable.shape) >= SMALLEST:
-                bias = getattr(layer, "bias", None)
+                bias = encoder.backbone.positional_embedding if kind == "embedding" else getattr(layer, "bias", None)
                 vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
                 group = group_of(variable.shape[0]) if vectors else None
                 found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group)
