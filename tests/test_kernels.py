@@ -168,7 +168,7 @@ def call(operation: Function, options: dict[str, Any]) -> Function:
 
         def of_three(inputs: Any, factor: Any, gammas: Any, betas: Any) -> Any:
             rows = [[array[norm] for norm in range(3)] for array in (gammas, betas)]
-            outputs, means, variances = operation(inputs, [None, factor, None], *rows, *averages, **given)
+            outputs, means, variances = operation(inputs, [1, 1, -1], [None, factor, None], *rows, *averages, **given)
             return outputs, *means, *variances
 
         return of_three

@@ -201,12 +201,12 @@ class RepMixer(Layer):
             mixed = self.mixer(inputs, training=training) - self.norm(inputs, training=training)
         return inputs + self.layer_scale(mixed)
 
-    def _norms(self) -> list[tuple[BatchNorm, Tensor | None, float]]:
+    def _norms(self) -> list[tuple[BatchNorm, Tensor | None, int]]:
         """All batch norms but that of the k x k branch, as `sum_of_norms_in_training` takes them."""
-        norms = [(self.mixer.identity, None, 1.0), (self.norm.identity, None, -1.0)]
+        norms = [(self.mixer.identity, None, 1), (self.norm.identity, None, -1)]
         if self.mixer.conv_scale is not None:
             weights = ops.reshape(kernels.weight(self.mixer.conv_scale.conv.kernel), (-1,))
-            norms.append((self.mixer.conv_scale.bn, weights, 1.0))
+            norms.append((self.mixer.conv_scale.bn, weights, 1))
         return norms
 
 

@@ -120,6 +120,7 @@ def batch_norm_in_training(
 
 def sum_of_batch_norms_in_training(
     inputs: Tensor,
+    signs: Sequence[int],
     factors: Sequence[Tensor | None],
     gammas: Sequence[Tensor],
     betas: Sequence[Tensor],
@@ -137,6 +138,7 @@ def sum_of_batch_norms_in_training(
 
     Args:
         inputs: float (..., channels).
+        signs: of each norm 1, or -1 where it is taken away in place of added.
         factors: of each norm (channels,), or None for 1.
         gammas: of each norm (channels,).
         betas: as `gammas`.
@@ -160,7 +162,9 @@ def sum_of_batch_norms_in_training(
     )
     mean, variance = batch_mean * factor, batch_variance * factor * factor  # (norms, channels)
     scale = gamma * _inverse_root(variance + epsilon, root)
-    outputs = ops.cast(inputs, wide) * ops.sum(scale * factor, axis=0) + ops.sum(beta - mean * scale, axis=0)
+    sign = ops.convert_to_tensor([[sign] for sign in signs], dtype=wide)
+    outputs = ops.cast(inputs, wide) * ops.sum(sign * scale * factor, axis=0)
+    outputs = outputs + ops.sum(sign * (beta - mean * scale), axis=0)
     moved = (
         _moved(old_mean, mean, momentum),
         _moved(old_variance, _unbiased(variance, inputs), momentum),

@@ -156,15 +156,26 @@ def batch_norm_in_training(
 
 
 def sum_of_batch_norms_in_training(
-    inputs: Any, factors: Any, gammas: Any, betas: Any, means: Any, variances: Any, momentum: float, epsilon: float
+    inputs: Any,
+    signs: Any,
+    factors: Any,
+    gammas: Any,
+    betas: Any,
+    means: Any,
+    variances: Any,
+    momentum: float,
+    epsilon: float,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """One after the other: each is one operation."""
-    made = [
-        batch_norm_in_training(inputs if factor is None else inputs * factor.to(inputs.dtype), *norm, momentum, epsilon)
-        for factor, norm in zip(factors, zip(gammas, betas, means, variances, strict=True), strict=True)
-    ]
-    outputs, means, variances = ([*column] for column in zip(*made, strict=True))
-    return sum(outputs[1:], start=outputs[0]), means, variances
+    total: Any = None
+    moved: list[list[Tensor]] = []
+    norms = zip(signs, factors, gammas, betas, means, variances, strict=True)
+    for sign, factor, gamma, beta, mean, variance in norms:
+        seen = inputs if factor is None else inputs * factor.to(inputs.dtype)
+        outputs, *averages = batch_norm_in_training(seen, gamma, beta, mean, variance, momentum, epsilon)
+        total = torch.add(total, outputs, alpha=sign) if moved else outputs if sign == 1 else -outputs
+        moved.append(averages)
+    return total, [mean for mean, _ in moved], [variance for _, variance in moved]
 
 
 def recomputed(run: Any, weights: Any, state: Any, inputs: Any) -> tuple[Tensor, dict[int, Tensor]]:

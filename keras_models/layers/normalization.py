@@ -49,7 +49,7 @@ class BatchNorm(TowerLayer, keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
-def sum_of_norms_in_training(inputs: Tensor, norms: list[tuple[BatchNorm, Tensor | None, float]]) -> Tensor:
+def sum_of_norms_in_training(inputs: Tensor, norms: list[tuple[BatchNorm, Tensor | None, int]]) -> Tensor:
     """What several batch norms of the same inputs add up to in a step of training. All have one momentum and epsilon.
 
     Args:
@@ -61,14 +61,12 @@ def sum_of_norms_in_training(inputs: Tensor, norms: list[tuple[BatchNorm, Tensor
         Float (..., channels).
     """
     layers, factors, signs = zip(*norms, strict=True)
-    gammas, betas = (
-        [kernels.weight(each) * sign for each, sign in zip(column, signs, strict=True)]
-        for column in ([layer.gamma for layer in layers], [layer.beta for layer in layers])
+    gammas, betas, means, variances = (
+        [kernels.weight(getattr(layer, name)) for layer in layers]
+        for name in ("gamma", "beta", "moving_mean", "moving_variance")
     )
-    means = [kernels.weight(layer.moving_mean) for layer in layers]
-    variances = [kernels.weight(layer.moving_variance) for layer in layers]
     outputs, means, variances = kernels.sum_of_batch_norms_in_training(
-        inputs, factors, gammas, betas, means, variances, layers[0].momentum, layers[0].epsilon
+        inputs, signs, factors, gammas, betas, means, variances, layers[0].momentum, layers[0].epsilon
     )
     for layer, mean, variance in zip(layers, means, variances, strict=True):
         layer.num_batches_tracked.assign_add(1)
