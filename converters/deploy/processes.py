@@ -77,6 +77,9 @@ class OwnProcess:
     def _end(self) -> None:
         self._process.kill()
         self._process.wait()
+        if self._process.stdin is not None:
+            with suppress(OSError):  # what was not sent is not wanted any more
+                self._process.stdin.close()
         self._beside.cleanup()
 
     def facts(self, watched: "OwnProcess | None" = None) -> Facts:
