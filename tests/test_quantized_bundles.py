@@ -20,6 +20,7 @@ from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
 from mobileclip_keras.converters.deploy.quantize.calibration import find_calibration
 from mobileclip_keras.converters.deploy.quantize.options import option
+from mobileclip_keras.converters.deploy.quantize.recipes import PLANNED
 from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
 from mobileclip_keras.converters.deploy.quantize.rounding import SMALLEST
 from mobileclip_keras.converters.deploy.quantize.trial import SLOWER
@@ -224,7 +225,7 @@ def auto(heavy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Export
 def test_auto_takes_the_smallest_that_holds(auto: Exported) -> None:
     certificate = auto.about["quantization"]
     tried = {trial["recipe"]: trial["towers"] for trial in certificate["tried"]}
-    assert list(tried) == ["float32", "fp16", "int8-weights", "int8", "int4-weights", "mixed"]
+    assert list(tried) == ["float32", "fp16", "int8-weights", "int8", "int4-weights", "mixed", "mixed-floats"]
     assert certificate["measured_on"] == {
         "images": {"count": 8, "from": "the user"},
         "texts": {"count": 4, "from": "the user"},
@@ -241,7 +242,7 @@ def test_auto_takes_the_smallest_that_holds(auto: Exported) -> None:
     assert size(certificate["stored"]) <= 1.01 * min(size(name) for name, towers in tried.items() if holds(towers))
     assert verify_bundle(auto.folder).passed
     layers = certificate["layers"]
-    if certificate["stored"] == "mixed":
+    if certificate["stored"] in PLANNED:
         assert {each["precision"] for each in layers["image"]} <= {"int4", "int8", "float16", "float32"}
         assert sum(each["share_of_error"] for each in layers["image"]) == pytest.approx(1)
 

@@ -25,7 +25,7 @@ from ....keras_models.store.writing.own_files import sha256 as file_sha256
 from ...hub.model_card import LICENSE_FILE
 from ...hub.record_fields import FINE_TUNED
 from ...hub.terms import terms_of
-from ..quantize.recipes import RECIPES
+from ..quantize.recipes import PLANNED, RECIPES
 from ..request import LARGEST_BATCH, LARGEST_SIDE, TOWERS, DeployError, Request
 from ..runtimes.registry import RUNTIMES
 from .golden import FILE as GOLDEN_FILE
@@ -49,7 +49,7 @@ _REQUEST = fields(
     },
     {"budget": nullable(number(0, 1))},
 )
-_NAMES = (*RECIPES, "mixed")
+_NAMES = (*RECIPES, *PLANNED)
 _TRIAL = fields({"recipe": text(among=_NAMES), "towers": mapping(fields({"bytes": whole(0, LARGEST_FILES)}), most=2)})
 _CERTIFICATE = fields(
     {

@@ -52,7 +52,7 @@ def round_and_choose(
         chosen = _chosen(tried.trials, request)
         for path in tried.folders[chosen].iterdir():
             shutil.move(path, staged / path.name)
-    return tried.made[chosen], Rounded(chosen, tried.trials, own, tried.layers if chosen == "mixed" else {})
+    return tried.made[chosen], Rounded(chosen, tried.trials, own, tried.layers.get(chosen, {}))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tried:
     Attributes:
         folders: of each candidate's files.
         made: what bundle.json says of each candidate's files.
-        layers: by tower, what the candidate "mixed" makes of each layer; empty without it.
+        layers: of the candidates with a precision for each layer, by tower, what they make of each.
         trials: what each candidate costs.
     """
 

@@ -15,9 +15,15 @@ BY_LAYER = ("int8-weights", "int8", "int4-weights", "auto")
 """Those that are measured on inputs: of the user's where there are some."""
 IN_INTEGERS = ("int8", "mixed")
 """Candidates whose dense layers compute in integers where their weights are integers, if the runtime can."""
-CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", "mixed": "mixed"}
+PLANNED = ("mixed", "mixed-floats")
+"""Candidates with a precision for each layer. The second computes with all of them as floats, where the runtime would
+compute in integers: rounding the inputs of layers may cost more than the budget allows, whatever their weights are."""
+CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", **{name: name for name in PLANNED}}
 """What can be tried, and the set of rounded weights that it stores."""
-WORDS = {"mixed": "a precision for each layer"}
+WORDS = {
+    "mixed": "a precision for each layer",
+    "mixed-floats": "a precision for each layer, all computed with as floats",
+}
 """What a bundle says of how its weights are stored, where the candidate's name does not say it."""
 DEFAULT_BUDGET = 0.995
 """Of "auto": the smallest cosine, and the share of best matches that stay."""
@@ -32,7 +38,8 @@ def candidates(recipe: str, able: tuple[str, ...]) -> list[str]:
     """
     if recipe != "auto":
         return ["float32", recipe]
-    return ["float32", *(name for name in able if name not in ("float32", "auto")), "mixed"]
+    planned = PLANNED if "int8" in able else PLANNED[:1]
+    return ["float32", *(name for name in able if name not in ("float32", "auto")), *planned]
 
 
 def weight_sets(recipe: str, able: tuple[str, ...]) -> list[str]:

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 
 from ..request import Request
+from ..runtimes.registry import Runtime
 from . import row_scales
 from .means import measuring
 from .options import Option, Plan, option, precisions, uniform_plan
 from .ranking import nearness
-from .recipes import DEFAULT_BUDGET, weight_sets
+from .recipes import DEFAULT_BUDGET, IN_INTEGERS, PLANNED, weight_sets
 from .rounded_inputs import in_integers, rounded_inputs
 from .search import plans_by_size, smallest_that_holds
 from .shares import Shares, measure_shares
@@ -38,7 +39,8 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
         out: a folder for the files, `<set>.npz`: arrays by the names of the variables that change.
 
     Returns:
-        "sets", the names of the files, and for "mixed" the "layers" by tower: what each became, and its share.
+        "sets", the names of the files, and "layers": of each set with a precision for each layer, by tower, what every
+        layer became, and its share of the error.
     """
     weights = weights_of(model)
     wanted = weight_sets(request.recipe, request.how.recipes)
@@ -51,20 +53,23 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     for tower in request.towers:
         own = [weight for weight in weights if weight.tower == tower]
         able = {weight.name: precisions(weight, request.how) for weight in own}
-        if "mixed" not in wanted:
+        planned = [name for name in PLANNED if name in wanted]
+        if not planned:
             able = {name: tuple(one for one in each if one != "float32") for name, each in able.items()}
         options = {w.name: {each: option(w, each, means) for each in able[w.name]} for w in own}
         for name in ("int8", "int4"):
             if name in wanted:
                 sets[name] |= changes(own, options, uniform_plan(own, name, request.how))
-        if "mixed" in wanted:
-            dynamic = [weight for weight in own if weight.kind in request.how.integers]
-            shares = measure_shares(_encoder(model, tower), rows[tower], exact[tower], own, options, dynamic)
-            compute = partial(features, model, tower, rows[tower])
-            others = next((exact[each] for each in request.towers if each != tower), None)
-            plan = search_plan(own, options, shares, compute, exact[tower], others, request)
-            sets["mixed"] |= changes(own, options, plan)
-            layers[tower] = _listed(own, plan, shares)
+        compute = partial(features, model, tower, rows[tower])
+        others = next((exact[each] for each in request.towers if each != tower), None)
+        for name in planned:
+            how = request.how if name in IN_INTEGERS else request.how.in_floats()
+            allowed = {w.name: {each: options[w.name][each] for each in precisions(w, how)} for w in own}
+            dynamic = [weight for weight in own if weight.kind in how.integers]
+            shares = measure_shares(_encoder(model, tower), rows[tower], exact[tower], own, allowed, dynamic)
+            plan = search_plan(own, allowed, shares, compute, exact[tower], others, request, how)
+            sets[name] |= changes(own, options, plan)
+            layers.setdefault(name, {})[tower] = _listed(own, plan, shares)
     for name, arrays in sets.items():
         np.savez(out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     return {"sets": list(sets), "layers": layers}
@@ -78,6 +83,7 @@ def search_plan(
     exact: np.ndarray,
     others: np.ndarray | None,
     request: Request,
+    how: Runtime,
 ) -> Plan:
     """The smallest plan whose features are within the budget, with some room for the runtime's own rounding.
 
@@ -88,13 +94,14 @@ def search_plan(
         compute: the tower's features, with the weights that it has then.
         exact: the float tower's features.
         others: the other tower's; None where there is none.
-        request: says the budget, and in which runtime.
+        request: says the budget.
+        how: the runtime, and which of its layers compute in integers.
     """
     budget = request.budget or DEFAULT_BUDGET
     stricter = 1 - (1 - MARGIN) * (1 - budget)
 
     def holds(plan: Plan) -> bool:
-        computed = in_integers(weights, plan, request.how)
+        computed = in_integers(weights, plan, how)
         with changed(weights, changes(weights, options, plan)), rounded_inputs(computed):
             near = nearness(compute(), exact, others)
         return near.smallest_cosine >= stricter and near.agreement >= budget

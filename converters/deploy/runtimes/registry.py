@@ -1,7 +1,7 @@
 """The runtimes that towers are exported to: what each needs, and the file that knows it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -55,6 +55,10 @@ class Runtime:
     fixed_shapes: bool = False
     formulation: Formulation = TENSORFLOW
     weights_apart: bool = False
+
+    def in_floats(self) -> "Runtime":
+        """The same for files whose layers all compute with floats: from 8 bits at least, where 4 mean integers."""
+        return replace(self, integers=(), int4=tuple(kind for kind in self.int4 if kind not in self.integers))
 
     @property
     def code(self) -> Any:
