@@ -119,8 +119,9 @@ def test_where_the_conversion_fails_pytorch_ends(place: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_when_the_command_ends_both_do(place: Path, how: signal.Signals) -> None:
     program = textwrap.dedent(f"""
-        import sys
+        import signal
         from mobileclip_keras.converters.deploy.processes import beside, in_own_process, sys as theirs
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
         theirs.executable = {str(place / "python")!r}
         first, second = {spec(place, "torch", LONG)!r}, {spec(place, "converter", LONG)!r}
         with beside(in_own_process, "reference", first, "torch") as (run, wait):

@@ -78,7 +78,8 @@ class TextBackbone(Layer):
         ending = ending_of(self.blocks, bool(training))
         for block in self.blocks[: len(self.blocks) - len(ending.blocks)]:
             states = _apply(block, states, training)
-        return self.final_norm(ops.squeeze(ending(states, end), 1))
+        ended = ending(states, end)
+        return self.final_norm(ops.reshape(ended, (-1, ended.shape[-1])))
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for a token batch."""

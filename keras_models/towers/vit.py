@@ -96,7 +96,8 @@ class VisionTransformer(Layer):
         tokens = self._embed(inputs, training)
         for block in self.blocks[:-1]:
             tokens = run_block(block, tokens, training)
-        return self.norm(ops.squeeze(run_block(self.blocks[-1], tokens, training, picks=slice(0, 1)), 1))
+        last = run_block(self.blocks[-1], tokens, training, picks=slice(0, 1))
+        return self.norm(ops.reshape(last, (-1, last.shape[-1])))
 
     def stage_outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """The embeddings, the output of each block and the norm's, by name, for an image batch."""
