@@ -113,6 +113,22 @@ def test_all_variables_of_every_kind_of_tower_are_updated_at_once(
         np.testing.assert_allclose(found[0][path], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow")
+def test_variables_that_a_strategy_spreads_are_left_to_keras() -> None:
+    import tensorflow as tf
+
+    variable = keras.Variable(np.ones(3, "float32"), name="b")
+    optimizer = fine_tuning_recipe(9, 0.1).optimizer
+    optimizer.build([variable])
+    gradients, variables = [keras.ops.ones(3)], [variable]
+    averages = [[each for each in optimizer.variables if kind in each.name] for kind in ("momentum", "velocity")]
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert not kernels.update_by_adamw(optimizer, gradients, variables, *averages, [False])
+    assert np.array_equal(variable, np.ones(3))
+    assert kernels.update_by_adamw(optimizer, gradients, variables, *averages, [False])
+    assert not np.array_equal(variable, np.ones(3))
+
+
 @pytest.mark.torch
 @pytest.mark.backend
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")

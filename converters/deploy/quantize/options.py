@@ -61,7 +61,9 @@ def _table(weight: Weight, value: np.ndarray, means: Means, bits: int) -> Option
     adds up to more than that of all other rows: docs/deploy.md has the numbers. So it is taken off all rows before they
     are rounded, and the embeddings of positions, which are floats, give it back.
     """
-    often = int(means[weight.name].mean.argmax()) if weight.name in means else None
+    positions = weight.bias_value()
+    measured = weight.name in means and positions is not None  # else nothing could give the error back
+    often = int(means[weight.name].mean.argmax()) if measured else None
     if weight.channels:
         kernel, stored, scales = rounded(value, weight.channels, bits), None, 4 * len(value)
         if often is not None:
@@ -69,7 +71,6 @@ def _table(weight: Weight, value: np.ndarray, means: Means, bits: int) -> Option
     else:
         table, factors = by_rows(value, bits, often)
         kernel, stored, scales = table * factors, (table, factors), len(value)
-    positions = weight.bias_value()
     given_back = None if often is None or positions is None else positions + (value[often] - kernel[often])
     return Option(kernel, given_back, value.size * bits / 8 + scales, stored)
 
