@@ -58,6 +58,14 @@ if find_spec("triton"):
     import triton  # noqa: F401
 
 
+@pytest.hookimpl(tryfirst=True)  # before any are left out by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `nightly_on` leaves to the night depends on the backend all the same."""
+    for item in items:
+        if any(mark.kwargs.get("backend") for mark in item.iter_markers("nightly")):
+            item.add_marker("backend")
+
+
 @pytest.fixture(autouse=True)
 def same_dtype_policy() -> Iterator[None]:
     """A test may set Keras's global dtype policy; the next one starts from float32 again."""

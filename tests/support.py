@@ -189,6 +189,9 @@ def from_pretrained(model: MobileClipModel, folder: Path) -> Any:
 
 
 def nightly_on(*backends: str) -> pytest.MarkDecorator:
-    """Marks a test as `backend`, or as `nightly` on backends where it takes long and proves the same as elsewhere."""
+    """Marks a test as `backend`, and as `nightly` on backends where it takes long and proves the same as elsewhere.
+
+    One mark says both, so that it may stand beside a parameter; conftest.py adds the other.
+    """
     slow = keras.backend.backend() in backends
-    return pytest.mark.nightly if slow else pytest.mark.backend
+    return pytest.mark.nightly(backend=True) if slow else pytest.mark.backend

@@ -64,8 +64,9 @@ def test_keras_exports_a_model_of_tokens_for_litert(tmp_path: Path) -> None:
     assert (tmp_path / "text.tflite").stat().st_size > 1000
 
 
+@pytest.mark.nightly  # bundles are exported by day
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own, of what it will take out
-@pytest.mark.parametrize("form", ["inference", pytest.param("train", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("form", ["inference", "train"])
 def test_models_are_exported_for_tensorflow_and_litert(tmp_path: Path, form: str) -> None:
     import tensorflow
 

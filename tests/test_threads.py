@@ -19,7 +19,7 @@ from .small import small_model
 
 pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
 
-TIMES = 1000
+TIMES = 300
 
 
 def at_once(*tasks: Callable[[threading.Event], None]) -> None:
@@ -102,7 +102,7 @@ def test_a_float64_model_in_threads_leaves_keras_as_it_was() -> None:
     def compute(done: threading.Event) -> None:
         with float64_enabled():
             assert float64_is_kept()
-            for _ in range(5):
+            for _ in range(2):
                 made = keras.ops.convert_to_numpy(model.encode_image(images))
                 assert made.dtype == np.float64 and np.abs(made - expected).max() < 1e-12
 

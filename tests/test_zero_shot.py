@@ -249,7 +249,7 @@ def test_contrastive_loss_against_its_definition() -> None:
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("mixed_bfloat16", marks=nightly_on("jax"))])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("mixed_bfloat16", marks=nightly_on("jax", "tensorflow"))])
 def test_fit_without_a_loss_learns_which_belong_together(dtype: str) -> None:
     keras.utils.set_random_seed(0)
     pixels = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.AveragePooling2D(32), keras.layers.Flatten()])
