@@ -11,6 +11,7 @@ import pytest
 from mobileclip_keras.converters.deploy.jobs import write_part
 from mobileclip_keras.converters.deploy.request import make_request
 from mobileclip_keras.converters.deploy.runtimes.onnx_gelu import with_gelu
+from mobileclip_keras.converters.deploy.runtimes.onnx_norms import with_layer_norms
 from mobileclip_keras.converters.deploy.runtimes.parts import Part, parts_of
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES, open_tower
 from mobileclip_keras.keras_models import kernels
@@ -160,3 +161,92 @@ def test_gelu_is_told_by_its_numbers() -> None:
         other = with_gelu(erf_model(**changes))  # type: ignore[arg-type]
         assert [node.op_type for node in other.graph.node].count("Erf") == 1, changes
         assert other.opset_import[0].version == 18
+
+
+def norm_model(
+    changed: dict[str, list[str]] | None = None, axis: int = -1, keepdims: int = 1, shown: bool = False
+) -> Any:
+    """A layer norm as it is converted, with other inputs of some operations, by the name of their output."""
+    from onnx import TensorProto, checker, helper
+
+    def tensor(name: str, shape: list[Any]) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape)
+
+    constants = {"epsilon": [1e-5], "gamma": [1.0, 2.0, 3.0, 4.0], "beta": [4.0, 3.0, 2.0, 1.0]}
+    graph = {
+        "mean": ("ReduceMean", ["x", "axes"]),
+        "apart": ("Sub", ["x", "mean"]),
+        "square": ("Mul", ["apart", "apart"]),
+        "variance": ("ReduceMean", ["square", "axes"]),
+        "wide": ("Add", ["variance", "epsilon"]),
+        "root": ("Sqrt", ["wide"]),
+        "inverse": ("Div", ["root", "wide"]),
+        "scale": ("Mul", ["gamma", "inverse"]),
+        "product": ("Mul", ["x", "scale"]),
+        "moved": ("Mul", ["mean", "scale"]),
+        "shift": ("Sub", ["beta", "moved"]),
+        "y": ("Add", ["product", "shift"]),
+    }
+    nodes = [
+        helper.make_node(
+            kind,
+            (changed or {}).get(name, inputs),
+            [name],
+            name=name,
+            **({"keepdims": keepdims} if kind == "ReduceMean" else {}),
+        )
+        for name, (kind, inputs) in graph.items()
+    ]
+    numbers = [helper.make_tensor(name, TensorProto.DOUBLE, [len(each)], each) for name, each in constants.items()]
+    numbers.append(helper.make_tensor("axes", TensorProto.INT64, [1], [axis]))
+    given = [tensor("x", [4, 4, 4]), tensor("other", [4, 4, 4])]
+    outputs = [tensor("y", [4, 4, 4]), *([tensor("variance", [4, 4, 1])] if shown else [])]
+    made = helper.make_graph(nodes, "norm", given, outputs, numbers)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize("turned", [{}, {"y": ["shift", "product"], "scale": ["inverse", "gamma"]}])
+def test_onnx_computes_the_layer_norm_that_was_converted(turned: dict[str, list[str]]) -> None:
+    import onnx
+    import onnxruntime
+
+    model = norm_model(turned)
+    made = with_layer_norms(norm_model(turned))
+    onnx.checker.check_model(made)
+    assert [node.op_type for node in made.graph.node] == ["LayerNormalization"]
+    given = {name: RANDOM.normal(3, 5, (4, 4, 4)) for name in ("x", "other")}
+    expected, found = (
+        onnxruntime.InferenceSession(each.SerializeToString()).run(["y"], given)[0] for each in (model, made)
+    )
+    assert difference(found, expected) < EXACT
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"changed": {"apart": ["other", "mean"]}},
+        {"changed": {"product": ["other", "scale"]}},
+        {"changed": {"moved": ["variance", "scale"]}},
+        {"changed": {"square": ["apart", "x"]}},
+        {"changed": {"inverse": ["root", "variance"]}},
+        {"changed": {"variance": ["apart", "axes"]}},
+        {"changed": {"wide": ["variance", "gamma"]}},
+        {"changed": {"scale": ["other", "inverse"]}},
+        {"axis": 1},
+        {"shown": True},
+    ],
+    ids=str,
+)
+def test_what_is_no_layer_norm_stays(changes: dict[str, Any]) -> None:
+    before = norm_model(**changes)
+    assert with_layer_norms(norm_model(**changes)) == before
+
+
+def test_onnx_gets_each_layer_norm_as_one_operation(tmp_path: Path) -> None:
+    (part,) = parts_of(
+        small_model("small_vit", None, form="inference"), make_request("onnx", ("image",), batch="1"), None
+    )
+    counted = Counter(each.kind for each in RUNTIMES["onnx"].code.operations(written("onnx", part, tmp_path)))
+    assert counted["LayerNormalization"] == 5 and not counted["ReduceMean"]

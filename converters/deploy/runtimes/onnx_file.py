@@ -9,6 +9,7 @@ import numpy as np
 from ..quantize.rounding import BITS, Axes, how_stored, to_integers
 from .onnx_gelu import with_gelu
 from .onnx_half import unfit, write_fp16
+from .onnx_norms import with_layer_norms
 from .onnx_shapes import with_constant_shapes
 from .operation import Operation, TensorInfo
 from .registry import Arrays, Run
@@ -43,7 +44,7 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
         first = tensor.type.tensor_type.shape.dim[0]
         if not batches and not first.dim_value:
             first.dim_param = "batch"
-    model = with_gelu(_folded(model, out))
+    model = with_layer_norms(with_gelu(_folded(model, out)))
     onnx.checker.check_model(model)
     onnx.save(model, str(out))
 
