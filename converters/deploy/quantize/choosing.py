@@ -92,7 +92,7 @@ def try_recipes(
             layers = round_job(place / "rows.npz", place)["layers"]
     names = candidates(request.recipe, request.how.recipes)
     folders = {name: place / name for name in names}
-    with progress(f"Converting to {request.how.title}, {len(names)} times, and computing with PyTorch"):
+    with progress(f"Converting to {request.how.title}, {len(names)} times"):
         made = dict(zip(names, convert([_spec(name, place) for name in names]), strict=True))
     with progress(f"Measuring in {request.how.title}"):
         trials = try_all(folders, request, inputs)
