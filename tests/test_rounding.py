@@ -235,6 +235,27 @@ def test_the_smallest_plan_that_holds_is_found_with_few_tries() -> None:
     assert smallest_that_holds(plans, lambda plan: False) == plans[0]
 
 
+def test_a_small_step_is_taken_behind_one_that_is_too_large() -> None:
+    """Each layer's error when it is small; together they may have 10."""
+    errors = {"a": 4, "large": 7, "b": 5, "c": 3, "d": 1}
+    plans = [dict.fromkeys(errors, "float32")]
+    for name in errors:
+        plans.append({**plans[-1], name: "int8"})
+
+    def holds(plan: Any) -> bool:
+        return sum(errors[name] for name, precision in plan.items() if precision == "int8") <= 10
+
+    def small(more: int) -> set[str]:
+        return {name for name, each in smallest_that_holds(plans, holds, more).items() if each == "int8"}
+
+    assert small(0) == {"a"} and small(1) == {"a", "b"} and small(2) == {"a", "b"} and small(3) == {"a", "b", "d"}
+
+
+def test_a_layer_that_stayed_large_gets_no_step_behind_that() -> None:
+    plans = [{"a": "float32"}, {"a": "int8"}, {"a": "int4"}]
+    assert smallest_that_holds(plans, lambda plan: plan["a"] != "int8") == {"a": "float32"}
+
+
 def test_weights_of_few_numbers_get_no_int4() -> None:
     weights = weights_of(small_model("small_mci", "small_mct", form="inference"))
     able = {weight.kind: precisions(weight, RUNTIMES["onnx"]) for weight in weights}

@@ -1,6 +1,7 @@
 """The plan with the fewest bytes whose ranking holds."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from .options import Option, Plan
 from .shares import Shares
@@ -42,8 +43,17 @@ def _worthwhile(choices: Mapping[str, Option], share: Mapping[str, float]) -> li
         at = best
 
 
-def smallest_that_holds(plans: list[dict[str, str]], holds: Holds) -> dict[str, str]:
-    """The last plan that holds, found by halving: what is smaller is taken to be worse. The first always holds."""
+def smallest_that_holds(plans: list[dict[str, str]], holds: Holds, more: int = 16) -> dict[str, str]:
+    """The last plan that holds, found by halving, with those of its next steps that it can take besides.
+
+    What is smaller is taken to be worse, so the first step behind that plan is too large for what is left of the
+    budget. Later ones may be smaller.
+
+    Args:
+        plans: from the largest to the smallest, each with one weight changed. The first always holds.
+        holds: whether a plan is within the budget.
+        more: steps that are tried one by one in the end.
+    """
     low, high = 0, len(plans)  # plans[low] holds, plans[high] does not
     while high - low > 1:
         middle = (low + high) // 2
@@ -51,4 +61,9 @@ def smallest_that_holds(plans: list[dict[str, str]], holds: Holds) -> dict[str, 
             low = middle
         else:
             high = middle
-    return plans[low]
+    found = plans[low]
+    for before, after in pairwise(plans[high : high + more + 1]):
+        (name,) = (name for name in after if after[name] != before[name])
+        if found[name] == before[name] and holds(tried := {**found, name: after[name]}):
+            found = tried
+    return found
