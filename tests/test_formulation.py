@@ -163,9 +163,7 @@ def test_gelu_is_told_by_its_numbers() -> None:
         assert other.opset_import[0].version == 18
 
 
-def norm_model(
-    changed: dict[str, list[str]] | None = None, axis: int = -1, keepdims: int = 1, shown: bool = False
-) -> Any:
+def norm_model(changed: dict[str, list[str]] | None = None, axis: int = -1, keepdims: int = 1, shown: str = "") -> Any:
     """A layer norm as it is converted, with other inputs of some operations, by the name of their output."""
     from onnx import TensorProto, checker, helper
 
@@ -200,7 +198,7 @@ def norm_model(
     numbers = [helper.make_tensor(name, TensorProto.DOUBLE, [len(each)], each) for name, each in constants.items()]
     numbers.append(helper.make_tensor("axes", TensorProto.INT64, [1], [axis]))
     given = [tensor("x", [4, 4, 4]), tensor("other", [4, 4, 4])]
-    outputs = [tensor("y", [4, 4, 4]), *([tensor("variance", [4, 4, 1])] if shown else [])]
+    outputs = [tensor("y", [4, 4, 4]), *([tensor(shown, [4, 4, 1])] if shown else [])]
     made = helper.make_graph(nodes, "norm", given, outputs, numbers)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     checker.check_model(model)
@@ -231,11 +229,14 @@ def test_onnx_computes_the_layer_norm_that_was_converted(turned: dict[str, list[
         {"changed": {"moved": ["variance", "scale"]}},
         {"changed": {"square": ["apart", "x"]}},
         {"changed": {"inverse": ["root", "variance"]}},
+        {"changed": {"inverse": ["root", "epsilon"]}},
         {"changed": {"variance": ["apart", "axes"]}},
         {"changed": {"wide": ["variance", "gamma"]}},
         {"changed": {"scale": ["other", "inverse"]}},
         {"axis": 1},
-        {"shown": True},
+        {"keepdims": 0},
+        {"shown": "variance"},
+        {"shown": "mean"},
     ],
     ids=str,
 )
