@@ -306,6 +306,23 @@ def test_cosines_are_of_what_tells_features_apart() -> None:
     assert nearness(alike[:1], alike[:1], None).holds(0.999)
 
 
+def test_matches_within_a_tower_are_of_what_differs() -> None:
+    """All rows point nearly one way, so that rounding decides between plain products."""
+    rng = np.random.default_rng(0)
+    apart = rng.normal(size=(12, 32)).astype("float32") / 32
+    alike = apart + np.eye(32, dtype="float32")[0] * 10
+    noisy = alike + rng.normal(0, 0.002, alike.shape).astype("float32")
+
+    def best(features: np.ndarray) -> np.ndarray:
+        unit = features.astype("float64") / np.linalg.norm(features.astype("float64"), axis=-1, keepdims=True)
+        scores = unit @ unit.T
+        np.fill_diagonal(scores, -np.inf)
+        return scores.argmax(1)
+
+    assert (best(noisy) != best(alike)).any()
+    assert nearness(noisy, alike, None).agreement == 1.0
+
+
 def trial(name: str, size: int, cosine: float, agreement: float = 1.0, latency: float = 1.0) -> Trial:
     return Trial(name, {"image": TowerTrial(size, size / 400, latency, Nearness(cosine, agreement))})
 

@@ -13,7 +13,7 @@ class Nearness:
         smallest_cosine: of a row to the same row, both less the mean of the float rows. Features of one kind point
             nearly one way, so plain cosines flatter.
         agreement: share of rows with the same best match: among the other tower's features, or where there is none
-            among this tower's other rows.
+            among this tower's other rows, which are less the mean of the float rows, too.
     """
 
     smallest_cosine: float
@@ -53,16 +53,19 @@ def cosines(ours: np.ndarray, theirs: np.ndarray, centre: np.ndarray) -> np.ndar
 
 
 def _agreement(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) -> float:
-    among = theirs if others is None else others
+    if not np.isfinite(ours).all():
+        return 0.0
+    if others is None and len(theirs) < 2:
+        return 1.0
+    centre = centre_of(theirs) if others is None else 0.0
+    among = _unit(_unit(theirs) - centre) if others is None else _unit(others)
     matches = []
     for features in (ours, theirs):
-        scores = _unit(features) @ _unit(among).T
+        scores = _unit(_unit(features) - centre) @ among.T
         if others is None:
-            if len(scores) < 2:
-                return 1.0
             np.fill_diagonal(scores, -np.inf)
         matches.append(scores.argmax(1))
-    return float(np.mean(matches[0] == matches[1])) if np.isfinite(ours).all() else 0.0
+    return float(np.mean(matches[0] == matches[1]))
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
