@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mobileclip_keras.keras_models import kernels
-from mobileclip_keras.keras_models.kernels import float64_enabled, memory, plain, plain_norms, plain_runtime
+from mobileclip_keras.keras_models.kernels import float64_enabled, plain, plain_norms, plain_runtime
 
 from .support import error
 
@@ -77,8 +77,8 @@ DENSE = [
     for bias in ((), (normal(7),))
 ]
 DENSE_OF_VECTORS = [
-    case("dense_of_vectors", normal(3, length), normal(length, 5), *bias)
-    for length in (1024, 640, 80, 64, 7, 130)  # in groups of 64, 64 and 16, and whole
+    case("dense_of_vectors", normal(rows, length), normal(length, 5), *bias)
+    for rows, length in ((3, 1024), (3, 640), (3, 80), (3, 64), (3, 7), (3, 130), (1, 1024))  # in groups, and whole
     for bias in ((), (normal(5),))
 ]
 ATTENTION = [case("attention", normal(2, 5, 24), heads=2, causal=causal) for causal in (False, True)]
@@ -402,6 +402,20 @@ def test_the_others_by_their_definitions() -> None:
     assert error(powers, np.exp(numbers)) < EXACT
 
 
+def test_a_text_ends_at_the_first_of_its_largest_ids() -> None:
+    tokens = np.array([[49406, 5, 49407, 0], [7, 9, 9, 2], [9, 9, 9, 9]], "int32")
+    for find in (kernels.end_of_text, plain.end_of_text):
+        end = keras.ops.convert_to_numpy(find(keras.ops.convert_to_tensor(tokens)))
+        assert end.dtype == "float32" and end.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_the_place_that_is_looked_up_is_where_the_only_text_ends(place: int) -> None:
+    tokens = keras.ops.convert_to_tensor(np.where(np.arange(7) < place, 5, 9 - (np.arange(7) > place + 1))[None])
+    assert kernels.only_end(tokens) in (None, place)
+    assert kernels.only_end(keras.ops.concatenate([tokens, tokens])) is None
+
+
 # --- Rounding ---
 
 
@@ -514,86 +528,7 @@ def test_what_is_computed_again_gives_what_the_plain_one_gives() -> None:
             assert max(map(error, found, expected)) < EXACT
 
 
-# --- Memory ---
-
-
-def test_variables_take_over_memory_that_is_aligned() -> None:
-    array, variable = memory.empty((300, 50), "float32"), keras.Variable(np.zeros((300, 50), "float32"))
-    array[...] = RANDOM.normal(size=array.shape)
-    memory.hand_over(variable, array)
-    assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
-    seen = kernels.view(variable)
-    assert seen is not None and seen.ctypes.data == array.ctypes.data
-
-
-@pytest.mark.parametrize(("shape", "depthwise"), [((3, 3, 4, 8), False), ((7, 7, 16, 1), True), ((7, 7, 16, 2), True)])
-def test_a_kernel_that_is_laid_out_keeps_its_numbers_and_takes_new_ones(
-    shape: tuple[int, ...], depthwise: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, third = (RANDOM.random(shape, "float32") for _ in range(3))
-    variable = keras.Variable(first)
-    kernels.lay_out_as_convolved(variable, depthwise)
-    assert np.array_equal(keras.ops.convert_to_numpy(variable), first)
-    memory.fill(variable, second)
-    assert np.array_equal(keras.ops.convert_to_numpy(variable), second)
-    variable.assign(third)
-    assert np.array_equal(keras.ops.convert_to_numpy(variable), third)
-    if keras.backend.backend() == "torch":
-        import torch
-
-        seen: list[bool] = []
-
-        def convolve(images: Any, filters: Any, *others: Any) -> Any:
-            seen.append(filters.is_contiguous() or filters.is_contiguous(memory_format=torch.channels_last))
-            assert filters.untyped_storage().data_ptr() == variable.value.untyped_storage().data_ptr()
-            return original(images, filters, *others)
-
-        original = torch.conv2d
-        monkeypatch.setattr(torch, "conv2d", convolve)
-        kernels.convolve(keras.ops.ones((1, 9, 9, shape[2])), variable.value, depthwise=depthwise)
-        assert seen == [True], "PyTorch would copy it for each image"
-
-
-@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
-def test_filled_variables_hold_what_assigned_ones_do(axes: tuple[int, ...], dtype: str) -> None:
-    array = RANDOM.random((2 * memory.STRIP + 1, 3, memory.STRIP + 1), "float32").transpose(axes)
-    filled, assigned = (keras.Variable(np.zeros(array.shape), dtype=dtype) for _ in range(2))
-    memory.fill(filled, array)
-    assigned.assign(array)
-    assert np.array_equal(keras.ops.convert_to_numpy(filled), keras.ops.convert_to_numpy(assigned))
-
-
-def test_numbers_are_filled_in() -> None:
-    variable = keras.Variable(np.zeros(()), dtype="float32")
-    memory.fill(variable, np.array(3.5))
-    assert float(keras.ops.convert_to_numpy(variable)) == 3.5
-
-
-def test_a_text_ends_at_the_first_of_its_largest_ids() -> None:
-    tokens = np.array([[49406, 5, 49407, 0], [7, 9, 9, 2], [9, 9, 9, 9]], "int32")
-    for find in (kernels.end_of_text, plain.end_of_text):
-        end = keras.ops.convert_to_numpy(find(keras.ops.convert_to_tensor(tokens)))
-        assert end.dtype == "float32" and end.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
-
-
-@pytest.mark.parametrize("place", [0, 3, 6])
-def test_the_place_that_is_looked_up_is_where_the_only_text_ends(place: int) -> None:
-    tokens = keras.ops.convert_to_tensor(np.where(np.arange(7) < place, 5, 9 - (np.arange(7) > place + 1))[None])
-    assert kernels.only_end(tokens) in (None, place)
-    assert kernels.only_end(keras.ops.concatenate([tokens, tokens])) is None
-
-
-@pytest.mark.parametrize("name", ["tensor", "hand_over", "view", "is_on_host"])
-def test_the_plain_ways_of_sharing_memory_work_on_every_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend without ways of its own copies."""
-    array, variable = memory.empty((30, 5), "float32"), keras.Variable(np.zeros((30, 5), "float32"))
-    array[...] = RANDOM.normal(size=array.shape)
-    monkeypatch.setattr(kernels, name, getattr(plain_runtime, name))
-    plain_runtime.hand_over(variable, array)
-    assert np.array_equal(keras.ops.convert_to_numpy(variable), array)
-    assert np.array_equal(keras.ops.convert_to_numpy(plain_runtime.tensor(array)), array)
-    assert plain_runtime.view(variable) is None
+# --- Compiling ---
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about PyTorch")
