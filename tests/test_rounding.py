@@ -323,6 +323,17 @@ def test_matches_within_a_tower_are_of_what_differs() -> None:
     assert nearness(noisy, alike, None).agreement == 1.0
 
 
+@pytest.mark.parametrize(("apart", "kept"), [(0.01, True), (0.5, False)])
+def test_of_two_rows_that_are_as_near_either_will_do(apart: float, kept: bool) -> None:
+    """Row 0 lies between rows 1 and 2, a little nearer to row 1, and then to row 2."""
+    eye = np.eye(8)
+    theirs = np.stack([eye[0] + apart * 0.2 * eye[1], eye[0] + apart * eye[1], eye[0] - apart * eye[1], *-eye[2:]])
+    ours = theirs.copy()
+    ours[0] = eye[0] - apart * 0.2 * eye[1]
+    assert nearness(ours, theirs, None).agreement == (1.0 if kept else pytest.approx(8 / 9))
+    assert nearness(ours[:1], theirs[:1], theirs[1:]).agreement == 0.0, "between towers, the best is the best"
+
+
 def trial(name: str, size: int, cosine: float, agreement: float = 1.0, latency: float = 1.0) -> Trial:
     return Trial(name, {"image": TowerTrial(size, size / 400, latency, Nearness(cosine, agreement))})
 

@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+TIE = 0.01
+"""Rows of one tower whose cosines to another differ by no more match it alike: of a few rows, some always do."""
+
 
 @dataclass(frozen=True)
 class Nearness:
@@ -12,8 +15,8 @@ class Nearness:
     Attributes:
         smallest_cosine: of a row to the same row, both less the mean of the float rows. Features of one kind point
             nearly one way, so plain cosines flatter.
-        agreement: share of rows with the same best match: among the other tower's features, or where there is none
-            among this tower's other rows, which are less the mean of the float rows, too.
+        agreement: share of rows with the same best match among the other tower's features. Where there are none: among
+            this tower's other rows, less the mean of the float rows, too; one that is as near to within TIE is as good.
     """
 
     smallest_cosine: float
@@ -59,13 +62,12 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) 
         return 1.0
     centre = centre_of(theirs) if others is None else 0.0
     among = _unit(_unit(theirs) - centre) if others is None else _unit(others)
-    matches = []
-    for features in (ours, theirs):
-        scores = _unit(_unit(features) - centre) @ among.T
-        if others is None:
-            np.fill_diagonal(scores, -np.inf)
-        matches.append(scores.argmax(1))
-    return float(np.mean(matches[0] == matches[1]))
+    found, right = (_unit(_unit(features) - centre) @ among.T for features in (ours, theirs))
+    if others is None:
+        np.fill_diagonal(found, -np.inf)
+        np.fill_diagonal(right, -np.inf)
+    matched = np.take_along_axis(right, found.argmax(1)[:, None], 1)[:, 0]
+    return float(np.mean(matched >= right.max(1) - (TIE if others is None else 0.0)))
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

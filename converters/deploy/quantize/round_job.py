@@ -25,6 +25,9 @@ ROWS = 8
 """Computed at once."""
 MARGIN = 0.01
 """Of what the budget allows that the plan leaves to the runtime's own rounding: float32's, on the same weights."""
+MORE_STEPS = 16
+"""That are tried one by one in the end. None where layers compute in integers: what the runtime rounds there is known
+less well, and what is left of the budget is room for it."""
 
 Options = dict[str, dict[str, Option]]
 
@@ -106,7 +109,7 @@ def search_plan(
             near = nearness(compute(), exact, others)
         return near.smallest_cosine >= stricter and near.agreement >= budget
 
-    return smallest_that_holds(plans_by_size(options, shares), holds)
+    return smallest_that_holds(plans_by_size(options, shares), holds, 0 if how.integers else MORE_STEPS)
 
 
 def changes(weights: list[Weight], options: Options, plan: Plan) -> dict[str, np.ndarray]:

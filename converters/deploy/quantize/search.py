@@ -43,7 +43,7 @@ def _worthwhile(choices: Mapping[str, Option], share: Mapping[str, float]) -> li
         at = best
 
 
-def smallest_that_holds(plans: list[dict[str, str]], holds: Holds, more: int = 16) -> dict[str, str]:
+def smallest_that_holds(plans: list[dict[str, str]], holds: Holds, more: int = 0) -> dict[str, str]:
     """The last plan that holds, found by halving, with those of its next steps that it can take besides.
 
     What is smaller is taken to be worse, so the first step behind that plan is too large for what is left of the
