@@ -56,6 +56,24 @@ def searched(layer: Linear, to: str) -> Mapping[str, str]:
     return round_job.search_plan([weight], options, shares, lambda: rows, rows, None, request, request.how)
 
 
+@pytest.mark.parametrize(("to", "steps"), [("litert", 0), ("onnx", round_job.MORE_STEPS)])
+def test_the_last_steps_are_for_plans_that_compute_with_floats(
+    to: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteRT computes dense layers in integers, and ONNX Runtime does not."""
+    asked = []
+
+    def smallest(plans: list[Any], holds: Any, more: int) -> Any:
+        asked.append(more)
+        return plans[0]
+
+    monkeypatch.setattr(round_job, "smallest_that_holds", smallest)
+    layer = Linear(8, name="fc1")
+    layer.build((None, 64))
+    searched(layer, to)
+    assert asked == [steps] and round_job.MORE_STEPS > 0
+
+
 @pytest.mark.parametrize(
     ("cosine", "agreement", "holds"),
     [
