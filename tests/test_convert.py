@@ -314,7 +314,9 @@ def test_a_disk_that_fills_up(image_file: Path, tmp_path: Path) -> None:
     assert left_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)]
+)
 def test_killed_while_writing(image_file: Path, tmp_path: Path, number: int, status: int) -> None:
     """The signal comes while the weights are there, under the name of the moment."""
     pause = (

@@ -241,6 +241,7 @@ def test_folded_files_load_in_both_layouts() -> None:
 # --- B: the ViT, and what Apple and timm do differently with the same tensors ---
 
 
+@pytest.mark.nightly  # by day the ViT's features are compared
 def test_vit_stages_lead_from_the_embeddings_to_the_features() -> None:
     model = reference(B)
     stages = model.image_stages(images(B)[:1])
