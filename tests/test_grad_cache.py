@@ -64,6 +64,13 @@ def test_chunks_are_computed_again_as_they_were(monkeypatch: pytest.MonkeyPatch)
     chunked = step(model, CHUNK)
     monkeypatch.setattr(kernels, "in_chunks", plain.in_chunks)
     kept = step(model, CHUNK, eager=keras.backend.backend() == "tensorflow")
+    if (
+        keras.backend.backend() == "jax"
+    ):  # Keras' own batch norm moves its averages in float32 there, once for each chunk
+        averages = [name for name in kept if name.startswith(("5 moving", "6 moving"))]
+        assert len(averages) == 2
+        for name in averages:
+            assert np.allclose(kept.pop(name), chunked.pop(name), rtol=3 * 2**-23, atol=0)
     assert difference(kept, chunked) < 1e-12
     monkeypatch.undo()
     if keras.backend.backend() == "tensorflow":
