@@ -253,7 +253,7 @@ def test_a_small_step_is_taken_behind_one_that_is_too_large() -> None:
 
 def test_a_layer_that_stayed_large_gets_no_step_behind_that() -> None:
     plans = [{"a": "float32"}, {"a": "int8"}, {"a": "int4"}]
-    assert smallest_that_holds(plans, lambda plan: plan["a"] != "int8") == {"a": "float32"}
+    assert smallest_that_holds(plans, lambda plan: plan["a"] != "int8", 2) == {"a": "float32"}
 
 
 def test_weights_of_few_numbers_get_no_int4() -> None:
