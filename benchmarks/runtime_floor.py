@@ -10,7 +10,6 @@ can save.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from arguments import NAMES
-from inference import BATCHES, QUIET, prepare
+from inference import QUIET
 from rich.console import Console
 from rich.table import Table
-from runtimes import input_of, our_file, their_file, torch_layout
+from runtimes import files, input_of, torch_layout
 from samples import keep
 
 RESULTS = Path(__file__).parent / "results" / "runtime_floor.json"
@@ -121,27 +120,16 @@ def cases(variant: str, runtimes: list[Runtime]) -> list[dict[str, Any]]:
     """A row for each runtime, tower and batch."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(variant, folder)
-        for runtime in runtimes:
-            for tower, batches in BATCHES.items():
-                for batch in batches:
-                    ours = our_file(variant, runtime, tower, batch, folder)
-                    theirs = their_file(runtime, tower, batch, folder, None)
-                    if theirs is None:
-                        raise RuntimeError("Without PyTorch's export there is nothing to compare with.")
-                    both = {
-                        side: profiled(runtime, tower, batch, path, side == "ours", folder)
-                        for side, path in (("ours", ours), ("theirs", theirs))
-                    }
-                    least = sum(both["theirs"][kind] for kind in KINDS) / sum(both["theirs"].values())
-                    rows.append(
-                        {"runtime": str(runtime), "tower": tower, "batch": batch, **both, "floor": round(least, 3)}
-                    )
-                    print(json.dumps(rows[-1]), flush=True)
-                    for path in folder.glob("theirs*"):
-                        path.unlink()
-                    shutil.rmtree(ours.parent)
+        for case, ours, theirs in files(variant, runtimes, Path(name)):
+            if theirs is None:
+                raise RuntimeError("Without PyTorch's export there is nothing to compare with.")
+            both = {
+                side: profiled(**case, path=path, is_ours=side == "ours", folder=Path(name))
+                for side, path in (("ours", ours), ("theirs", theirs))
+            }
+            least = sum(both["theirs"][kind] for kind in KINDS) / sum(both["theirs"].values())
+            rows.append({**case, **both, "floor": round(least, 3)})
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,21 +41,27 @@ def latencies(variant: str, runtimes: list[Runtime], litert_torch: Path | None, 
     """A row for each runtime, tower and batch."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(variant, folder)
-        for runtime in runtimes:
-            for tower, batches in BATCHES.items():
-                for batch in batches:
-                    ours = our_file(variant, runtime, tower, batch, folder)
-                    theirs = their_file(runtime, tower, batch, folder, litert_torch)
-                    samples = rounds * (SAMPLES_OF_ONE if batch == 1 else 1)
-                    row = compare(runtime, tower, batch, ours, theirs, folder, samples)
-                    rows.append({"runtime": str(runtime), "tower": tower, "batch": batch, **row})
-                    print(json.dumps(rows[-1]), flush=True)
-                    for path in folder.glob("theirs*"):
-                        path.unlink()
-                    shutil.rmtree(ours.parent)
+        for case, ours, theirs in files(variant, runtimes, Path(name), litert_torch):
+            samples = rounds * (SAMPLES_OF_ONE if case["batch"] == 1 else 1)
+            rows.append({**case, **compare(**case, ours=ours, theirs=theirs, folder=Path(name), samples=samples)})
+            print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def files(
+    variant: str, runtimes: Sequence[str], folder: Path, litert_torch: Path | None = None
+) -> Iterator[tuple[dict[str, Any], Path, Path | None]]:
+    """Each runtime, tower and batch, with our file and PyTorch's, which are there until the next is asked for."""
+    prepare(variant, folder)
+    for runtime in runtimes:
+        for tower, batches in BATCHES.items():
+            for batch in batches:
+                ours = our_file(variant, runtime, tower, batch, folder)
+                theirs = their_file(runtime, tower, batch, folder, litert_torch)
+                yield {"runtime": str(runtime), "tower": tower, "batch": batch}, ours, theirs
+                for path in folder.glob("theirs*"):
+                    path.unlink()
+                shutil.rmtree(ours.parent)
 
 
 def our_file(variant: str, runtime: str, tower: str, batch: int, folder: Path) -> Path:
