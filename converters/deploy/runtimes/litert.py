@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..quantize.rounding import Axes, fits_half, how_stored
+from .litert_model import read_model, write_model
 from .operation import Operation
 from .registry import Arrays, Run
 from .saved_model import signature_name
@@ -156,9 +157,8 @@ def _storable(path: Path) -> Iterator[tuple[str, str, str, Axes]]:
 def _weights(path: Path) -> Iterator[tuple[str, str, np.ndarray, int]]:
     """Each operation with a weight: its kind, its name, the weight's numbers, and the number of its buffer."""
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = read_model(path)
     kinds = _names(schema.BuiltinOperator)
     for graph in model.subgraphs:
         for each in graph.operators:
@@ -180,16 +180,15 @@ def describe(path: Path, about: dict[str, str]) -> None:
     import json
 
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = read_model(path)
     model.description = f"{about['name']}: {about['description']}"
     content, entry = schema.BufferT(), schema.MetadataT()
     content.data = np.frombuffer(json.dumps(about).encode(), np.uint8)
     entry.name, entry.buffer = METADATA, len(model.buffers)
     model.buffers.append(content)
     model.metadata = [*(model.metadata or []), entry]
-    flatbuffer_utils.write_model(model, str(path))
+    write_model(model, path)
 
 
 def open_tower(path: Path, batch: int | None, way: str = "") -> Run:
@@ -252,9 +251,8 @@ def _input_order(interpreter: Any, signature: str) -> list[str]:
 def operations(path: Path) -> Iterator[Operation]:
     """Every operation of a file's first signature, in the order of computation."""
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(path))
+    model = read_model(path)
     names = _names(schema.BuiltinOperator)
     types = _names(schema.TensorType)
     graph = model.subgraphs[0]
