@@ -1,15 +1,12 @@
 """Weights rounded to few levels: what `deploy/quantize` does to arrays, plans and features, without any runtime."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.converters.deploy.proofs.proof import Check
-from mobileclip_keras.converters.deploy.quantize.certificate import bound_of
 from mobileclip_keras.converters.deploy.quantize.compensation import compensated
 from mobileclip_keras.converters.deploy.quantize.means import measuring, shift
 from mobileclip_keras.converters.deploy.quantize.options import Option, option, precisions, uniform_plan
@@ -23,9 +20,7 @@ from mobileclip_keras.converters.deploy.quantize.rounding import (
     to_integers,
 )
 from mobileclip_keras.converters.deploy.quantize.search import plans_by_size, smallest_that_holds
-from mobileclip_keras.converters.deploy.quantize.trial import TowerTrial, Trial, check_trial, choose
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, described, weights_of
-from mobileclip_keras.converters.deploy.request import DeployError
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 from mobileclip_keras.keras_models.kernels.plain import group_of
 from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
@@ -332,68 +327,3 @@ def test_of_two_rows_that_are_as_near_either_will_do(apart: float, kept: bool) -
     ours[0] = eye[0] - apart * 0.2 * eye[1]
     assert nearness(ours, theirs, None).agreement == (1.0 if kept else pytest.approx(8 / 9))
     assert nearness(ours[:1], theirs[:1], theirs[1:]).agreement == 0.0, "between towers, the best is the best"
-
-
-def trial(name: str, size: int, cosine: float, agreement: float = 1.0, latency: float = 1.0) -> Trial:
-    return Trial(name, {"image": TowerTrial(size, size / 400, latency, Nearness(cosine, agreement))})
-
-
-def test_the_smallest_candidate_that_holds_is_chosen_and_the_fastest_of_its_size() -> None:
-    plain, half = trial("float32", 400, 0.5), trial("fp16", 200, 0.9999)
-    int8, quick = trial("int8-weights", 100, 0.998), trial("int8", 100, 0.997, latency=0.7)
-    assert choose([plain, half, int8, quick], 0.9975).name == "int8-weights"
-    assert choose([plain, half, int8, quick], 0.995).name == "int8"
-    assert choose([plain, half, trial("int8", 100, 0.999, 0.9)], 0.995).name == "fp16"
-    assert choose([plain, trial("fp16", 200, float("nan"))], 0.1).name == "float32"
-
-
-def test_a_candidate_that_is_slower_than_float32_is_not_chosen() -> None:
-    plain, int8 = trial("float32", 400, 1), trial("int8", 100, 0.999, latency=0.8)
-    assert choose([plain, int8, trial("mixed", 80, 0.999, latency=1.6)], 0.995).name == "int8"
-    assert choose([plain, int8, trial("mixed", 80, 0.999, latency=1.05)], 0.995).name == "mixed"
-    text = trial("mixed", 80, 0.999, latency=3.0).towers["image"]
-    one_slow = Trial("mixed", {**trial("mixed", 80, 0.999, latency=0.5).towers, "text": text})
-    assert choose([plain, int8, one_slow], 0.995).name == "int8"
-
-
-def test_a_candidate_holds_at_the_budget_itself() -> None:
-    plain = trial("float32", 400, 1)
-    assert choose([plain, trial("int8", 100, 0.995, 1.0)], 0.995).name == "int8"
-    assert choose([plain, trial("int8", 100, 1.0, 0.995)], 0.995).name == "int8"
-    below = np.nextafter(0.995, 0)
-    for worse in (trial("int8", 100, below), trial("int8", 100, 1.0, below)):
-        assert choose([plain, worse], 0.995).name == "float32"
-        with pytest.raises(DeployError, match="below the budget"):
-            check_trial(worse, 0.995)
-
-
-def test_a_recipe_that_breaks_its_budget_or_gives_no_numbers_is_refused() -> None:
-    check_trial(trial("int8", 100, 0.9), None)
-    with pytest.raises(DeployError, match=r"smallest cosine is 0\.9000 and 100\.0% of its best matches stay, below"):
-        check_trial(trial("int8", 100, 0.9), 0.95)
-    with pytest.raises(DeployError, match="no numbers"):
-        check_trial(trial("int8", 100, float("nan")), None)
-
-
-def check(cosines: dict[str, float], judged: bool = True, bound: dict[str, float] | None = None) -> Check:
-    rounding: Any = SimpleNamespace(length_error=0.0)
-    cost: Any = None
-    return Check("", 1, rounding, cost, judged, "int8", cosines, bound)
-
-
-def test_the_bound_leaves_half_as_much_again_to_other_processors() -> None:
-    """Of the worst way that is judged, by tower."""
-    checks = [
-        check({"image": 0.99, "text": 0.999}),
-        check({"image": 0.995, "text": 0.998}),
-        check({"image": 0.5}, False),
-    ]
-    assert bound_of(checks) == {"image": pytest.approx(0.985, abs=1e-12), "text": pytest.approx(0.997, abs=1e-12)}
-
-
-def test_a_bundle_must_reach_its_bound_in_every_tower() -> None:
-    bound = {"image": 0.985, "text": 0.997}
-    assert check({"image": 0.985, "text": 0.997}, bound=bound).passed
-    for tower in bound:
-        assert not check(bound | {tower: bound[tower] - 1e-9}, bound=bound).passed
-        assert not check(bound | {tower: float("nan")}, bound=bound).passed

@@ -141,12 +141,12 @@ def prove_again(folder: Path, src: Path | None, as_json: bool) -> None:
 
 def _verdict(proof: "Proof") -> str:
     """How a bundle's files compare, in words. Rounded weights are never equal to what they were rounded from."""
-    if proof.stored == "float32":
+    if proof.stored.coarsest == "float32":
         return "equals" if proof.passed else "differs from"
     words = "are within what the bundle states of" if proof.passed else "are further than the bundle states from"
-    from ..deploy.quantize.recipes import WORDS
+    from ..deploy.quantize.recipes import in_words
 
-    return f"holds rounded weights ({WORDS.get(proof.stored, proof.stored)}), whose features {words}"
+    return f"holds rounded weights ({in_words(proof.stored.recipes)}), whose features {words}"
 
 
 def table_of_trials(certificate: dict[str, Any]) -> Table:
@@ -156,7 +156,7 @@ def table_of_trials(certificate: dict[str, Any]) -> Table:
         for name, tower in trial["towers"].items():
             cosine = "no numbers" if tower["smallest_cosine"] is None else f"{tower['smallest_cosine']:.5f}"
             numbers = f"{tower['bytes'] / 1e6:.1f}", f"{tower['size']:.3f}", f"{tower['latency']:.2f}"
-            kept = "taken" if trial["recipe"] == certificate["stored"] else ""
+            kept = "taken" if trial["recipe"] == certificate["stored"][name] else ""
             table.add_row(trial["recipe"], name, *numbers, cosine, f"{tower['agreement']:.1%}", kept)
     return table
 

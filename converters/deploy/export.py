@@ -105,7 +105,7 @@ def _write(
 ) -> tuple[dict[str, Any], list[Check]]:
     inputs = proof_inputs(found.variant, found.image_size, request)
     made, rounded, truth = _convert(found, request, staged, source, calibration, inputs, progress, run_job)
-    stored = Stored(request.recipe if rounded is None else rounded.chosen)
+    stored = Stored(dict.fromkeys(request.towers, request.recipe) if rounded is None else rounded.chosen)
     if runtime is not None:
         write_page(staged, runtime)
     with progress("Comparing with PyTorch"):

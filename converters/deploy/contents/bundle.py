@@ -32,7 +32,7 @@ from .golden import FILE as GOLDEN_FILE
 from .golden import FOLDER as GOLDEN_FOLDER
 from .tokenizer_files import FOLDER as TOKENIZER_FOLDER
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_FILES = 2**40
 """Bytes that a description may state."""
 PROOF_FILE = "verification.json"
@@ -53,7 +53,7 @@ _NAMES = (*RECIPES, *PLANNED)
 _TRIAL = fields({"recipe": text(among=_NAMES), "towers": mapping(fields({"bytes": whole(0, LARGEST_FILES)}), most=2)})
 _CERTIFICATE = fields(
     {
-        "stored": text(among=_NAMES),
+        "stored": mapping(text(among=_NAMES), most=2),
         "bound": mapping(number(-3, 1), most=2),
         "tried": listed(_TRIAL, most=len(_NAMES), least=1),
     }

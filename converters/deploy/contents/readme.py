@@ -8,7 +8,7 @@ from ....keras_models.registry import get_variant
 from ...hub.model_card import tuning_words
 from ...hub.terms import bundle_terms
 from ..proofs.proof import Check
-from ..quantize.recipes import WORDS
+from ..quantize.recipes import in_words
 from .readme_javascript import javascript_words
 
 README_FILE = "README.md"
@@ -177,7 +177,7 @@ def _rounding(about: dict[str, Any]) -> str:
     ]
     counts = ", ".join(f"{each['count']} {kind} of {each['from']}" for kind, each in certificate["measured_on"].items())
     return Template(_asset("rounding.template")).substitute(
-        stored=WORDS.get(certificate["stored"], certificate["stored"]), counts=counts, rows="\n".join(rows)
+        stored=in_words(certificate["stored"]), counts=counts, rows="\n".join(rows)
     )
 
 

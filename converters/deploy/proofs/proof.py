@@ -20,10 +20,17 @@ FREE_BATCH = 8
 
 @dataclass(frozen=True)
 class Stored:
-    """How a bundle's weights are kept, and the bound that it states, as for `Check`."""
+    """How a bundle's weights are kept, by tower, and the bound that it states, as for `Check`."""
 
-    recipe: str
+    recipes: Mapping[str, str]
     bound: Mapping[str, float] | None = None
+
+    @property
+    def coarsest(self) -> str:
+        """The recipe that all towers together are held to: that of the fewest bits."""
+        names = set(self.recipes.values())
+        exact = names & {"float32", "fp16"}
+        return next(iter(names - exact), "fp16" if "fp16" in exact else "float32")
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def prove(
         torch_maximum: the largest such error.
         stored: how the weights are, and what is said of that; None for what was asked for.
     """
-    stored = stored or Stored(request.recipe)
+    stored = stored or Stored(dict.fromkeys(request.towers, request.recipe))
     golden = inputs.golden_rows()
     found = []
     for way in ways_here(request):
@@ -109,7 +116,7 @@ def prove(
             check = check_against("inference", request.runtime, features, truth, torch_rms, torch_maximum)
             judged = way != "default" or len(request.how.ways) == 1
             cost, near = measure_cost(way, features, truth), _cosines(features, truth, golden)
-            found.append(Check(way, batch, check, cost, judged, stored.recipe, near, stored.bound))
+            found.append(Check(way, batch, check, cost, judged, stored.coarsest, near, stored.bound))
     return found
 
 

@@ -29,7 +29,7 @@ class Proof:
     checks: list[Check]
     against: str
     """In words."""
-    stored: str
+    stored: Stored
     """How the weights are kept."""
     note: str = ""
     """What could not be proven here."""
@@ -67,7 +67,7 @@ def verify_bundle(
         with progress(f"Running in {request.how.title}"):
             checks = prove(folder, request, inputs, truth, *errors, stored)
         against = "the golden outputs, which PyTorch computed in float64"
-        return Proof(checks, against, stored.recipe, _prove_page(folder, request))
+        return Proof(checks, against, stored, _prove_page(folder, request))
     from ....keras_models.errors import MobileClipError
 
     variant = get_variant(about["model"]["variant"])
@@ -82,14 +82,14 @@ def verify_bundle(
         exact = compute(found, request, source, run_job)
     with progress(f"Running in {request.how.title}"):
         checks, _ = judge(folder, found, request, inputs, exact, source, run_job, stored)
-    return Proof(checks, "PyTorch in float64", stored.recipe, _prove_page(folder, request))
+    return Proof(checks, "PyTorch in float64", stored, _prove_page(folder, request))
 
 
 def stored_as(about: dict[str, Any]) -> Stored:
     """How a bundle's weights are kept, and the bound that it states."""
     certificate = about.get("quantization")
     if certificate is None:
-        return Stored(about["request"]["recipe"])
+        return Stored(dict.fromkeys(about["request"]["towers"], about["request"]["recipe"]))
     return Stored(certificate["stored"], certificate["bound"])
 
 
@@ -126,9 +126,10 @@ def _check_files(folder: Path, recorded: dict[str, str]) -> None:
 
 def _check_sizes(folder: Path, certificate: dict[str, Any], request: Request) -> None:
     """Raises DeployError unless the towers take as many bytes as the certificate of their rounded weights states."""
-    stated = {trial["recipe"]: trial["towers"] for trial in certificate["tried"]}.get(certificate["stored"], {})
+    stated = {trial["recipe"]: trial["towers"] for trial in certificate["tried"]}
     for tower in request.towers:
-        said, found = stated.get(tower, {}).get("bytes"), tower_bytes(folder, tower)
+        trial = stated.get(certificate["stored"].get(tower), {})
+        said, found = trial.get(tower, {}).get("bytes"), tower_bytes(folder, tower)
         if said != found:
             raise DeployError(
                 f"{folder} is not as it was exported: its {tower} tower takes {found} bytes, and {BUNDLE_FILE} states "

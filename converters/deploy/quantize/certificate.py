@@ -18,13 +18,13 @@ class Rounded:
     """What rounding gave.
 
     Attributes:
-        chosen: the candidate whose files the bundle holds.
+        chosen: by tower, the candidate whose files the bundle holds.
         trials: all that were tried, float32 first.
         inputs: how many there were, and whose.
-        layers: by tower, what each layer became; empty where all layers have one recipe.
+        layers: by tower, what each layer became; nothing of a tower whose layers all have one recipe.
     """
 
-    chosen: str
+    chosen: dict[str, str]
     trials: list[Trial]
     inputs: dict[str, Any]
     layers: dict[str, Any]
@@ -57,7 +57,7 @@ def bound_of(checks: list[Check]) -> dict[str, float]:
     return {tower: 1 - SLACK * (1 - min(each[tower] for each in judged)) for tower in judged[0]}
 
 
-def draw(trials: list[Trial], chosen: str, path: Path) -> None:
+def draw(trials: list[Trial], chosen: dict[str, str], path: Path) -> None:
     """Writes the picture: for each tower, what each recipe costs in nearness, over its size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -69,7 +69,8 @@ def draw(trials: list[Trial], chosen: str, path: Path) -> None:
         for trial in trials[1:]:
             cost = trial.towers[tower]
             error = max(1 - cost.near.smallest_cosine, 1e-7)  # a logarithmic axis has no 0
-            axes.plot(cost.size, error, "o" if trial.name != chosen else "*", ms=8 if trial.name != chosen else 14)
+            marker, size = ("*", 14) if trial.name == chosen[tower] else ("o", 8)
+            axes.plot(cost.size, error, marker, ms=size)
             label = f"{trial.name}\nagreement {cost.near.agreement:.2f}, time {cost.latency:.2f}"
             axes.annotate(label, (cost.size, error), xytext=(6, 4), textcoords="offset points", fontsize=7)
         axes.set(xlabel="size / float32's", ylabel="1 - smallest cosine", yscale="log", xlim=(0, 0.8), title=tower)

@@ -13,7 +13,7 @@ from ..request import Request
 from .calibration import save_rows
 from .certificate import Rounded
 from .recipes import BY_LAYER, CANDIDATES, DEFAULT_BUDGET, candidates
-from .trial import Trial, check_trial, choose, try_all
+from .trial import Trial, check_trial, choose, files_of, tower_of, try_all
 
 Convert = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 """Writes the files of candidates, and gives what bundle.json says of each."""
@@ -50,9 +50,24 @@ def round_and_choose(
     with tempfile.TemporaryDirectory() as beside:
         tried = try_recipes(request, inputs, Path(beside), convert, round_job, progress)
         chosen = _chosen(tried.trials, request)
-        for path in tried.folders[chosen].iterdir():
-            shutil.move(path, staged / path.name)
-    return tried.made[chosen], Rounded(chosen, tried.trials, own, tried.layers.get(chosen, {}))
+        for tower, name in chosen.items():
+            for path in files_of(tried.folders[name], tower):
+                shutil.move(path, staged / path.name)
+    layers = {tower: tried.layers[name][tower] for tower, name in chosen.items() if name in tried.layers}
+    return _made(tried.made, chosen), Rounded(chosen, tried.trials, own, layers)
+
+
+def _made(made: dict[str, dict[str, Any]], chosen: dict[str, str]) -> dict[str, Any]:
+    """What bundle.json says of files, each tower's from the candidate that it is of."""
+    found = dict(next(iter(made.values())))
+    for about in ("parts", "float16"):
+        found[about] = {
+            part: facts
+            for tower, name in chosen.items()
+            for part, facts in made[name][about].items()
+            if tower_of(part) == tower
+        }
+    return found
 
 
 @dataclass(frozen=True)
@@ -107,8 +122,9 @@ def _spec(name: str, place: Path) -> dict[str, Any]:
     return {"recipe": name, "out": str(out), "weights": weights}
 
 
-def _chosen(trials: list[Trial], request: Request) -> str:
+def _chosen(trials: list[Trial], request: Request) -> dict[str, str]:
+    """By tower, the candidate that is kept."""
     if request.recipe == "auto":
-        return choose(trials, request.budget or DEFAULT_BUDGET).name
+        return choose(trials, request.budget or DEFAULT_BUDGET)
     check_trial(trials[1], request.budget)
-    return trials[1].name
+    return dict.fromkeys(request.towers, trials[1].name)

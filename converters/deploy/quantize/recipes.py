@@ -1,5 +1,7 @@
 """The recipes by which weights are stored, and what each needs."""
 
+from collections.abc import Mapping
+
 RECIPES = ("float32", "fp16", "int8-weights", "int8", "int4-weights", "auto")
 """How weights are kept.
 
@@ -27,6 +29,18 @@ WORDS = {
 """What a bundle says of how its weights are stored, where the candidate's name does not say it."""
 DEFAULT_BUDGET = 0.995
 """Of "auto": the smallest cosine, and the share of best matches that stay."""
+
+
+def in_words(stored: Mapping[str, str]) -> str:
+    """How a bundle's weights are stored.
+
+    Args:
+        stored: by tower, the candidate.
+    """
+    words = {tower: WORDS.get(name, name) for tower, name in stored.items()}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{tower} tower: {each}" for tower, each in words.items())
 
 
 def candidates(recipe: str, able: tuple[str, ...]) -> list[str]:

@@ -38,6 +38,10 @@ class TowerTrial:
     latency: float
     near: Nearness
 
+    def may_be_taken(self, budget: float) -> bool:
+        """Whether it is within a budget and not slower than float32's."""
+        return self.near.holds(budget) and self.latency <= SLOWER
+
     def to_json(self) -> dict[str, Any]:
         """As bundle.json has it."""
         facts = asdict(self)
@@ -51,19 +55,6 @@ class Trial:
 
     name: str
     towers: dict[str, TowerTrial]
-
-    @property
-    def bytes(self) -> int:
-        """Of all towers."""
-        return sum(tower.bytes for tower in self.towers.values())
-
-    def holds(self, budget: float) -> bool:
-        """Whether every tower is within a budget."""
-        return all(tower.near.holds(budget) for tower in self.towers.values())
-
-    def is_slower(self) -> bool:
-        """Whether a tower is slower than float32's."""
-        return any(tower.latency > SLOWER for tower in self.towers.values())
 
     def to_json(self) -> dict[str, Any]:
         """As bundle.json has it."""
@@ -97,20 +88,34 @@ def try_all(folders: dict[str, Path], request: Request, inputs: ProofInputs) -> 
     return [Trial(name, towers) for name, towers in found.items()]
 
 
+def tower_of(part: str) -> str:
+    """The tower that a part is of: "text_lookup" is of "text"."""
+    return part.split("_", 1)[0]
+
+
+def files_of(folder: Path, tower: str) -> list[Path]:
+    """The files of a tower: `text.xml`, `text.bin` and `text_lookup.xml` are one tower's."""
+    return [path for path in folder.iterdir() if path.is_file() and tower_of(path.name.split(".", 1)[0]) == tower]
+
+
 def tower_bytes(folder: Path, tower: str) -> int:
-    """Of all files of a tower: `text.xml`, `text.bin` and `text_lookup.xml` are one tower's."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.name.split(".")[0].split("_")[0] == tower)
+    """Of all files of a tower."""
+    return sum(path.stat().st_size for path in files_of(folder, tower))
 
 
-def choose(trials: list[Trial], budget: float) -> Trial:
-    """The smallest candidate that holds and is not slower than float32, which always holds.
+def choose(trials: list[Trial], budget: float) -> dict[str, str]:
+    """Of each tower, the smallest candidate that holds and is not slower than float32, which always holds.
 
     Of those within a hundredth of its size it is the fastest.
     """
-    held = [each for each in trials if each.name == "float32" or (each.holds(budget) and not each.is_slower())]
-    least = min(trial.bytes for trial in held)
-    near = [trial for trial in held if trial.bytes <= 1.01 * least]
-    return min(near, key=lambda trial: sum(tower.latency for tower in trial.towers.values()))
+    found = {}
+    for tower in trials[0].towers:
+        costs = {trial.name: trial.towers[tower] for trial in trials}
+        held = {name: cost for name, cost in costs.items() if name == "float32" or cost.may_be_taken(budget)}
+        least = min(cost.bytes for cost in held.values())
+        near = [name for name, cost in held.items() if cost.bytes <= 1.01 * least]
+        found[tower] = min(near, key=lambda name: costs[name].latency)
+    return found
 
 
 def check_trial(trial: Trial, budget: float | None) -> None:

@@ -7,7 +7,7 @@ import { BundleError, readJson, readText } from "./bundle.js";
 import { DEVICES, hasWebGpu, Runtime } from "./runtime.js";
 import { isUsable, selfCheck } from "./self_check.js";
 
-const KNOWN_FORMAT = 1;
+const KNOWN_FORMAT = 2;
 const MOST_TEXTS_KEPT = 5000;
 
 export class Engine {
