@@ -22,6 +22,7 @@ from rich.table import Table
 from samples import keep
 
 from mobileclip_keras.converters.deploy.quantize import round_job
+from mobileclip_keras.converters.deploy.quantize.changing import changed, changes
 from mobileclip_keras.converters.deploy.quantize.means import measuring
 from mobileclip_keras.converters.deploy.quantize.options import option, uniform_plan
 from mobileclip_keras.converters.deploy.quantize.ranking import nearness
@@ -55,7 +56,7 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     everything = {weight.kind: [each for each in own if each.kind == weight.kind] for weight in own}
 
     def cosine(weights: list[Weight], inputs: list[Weight]) -> float:
-        with round_job.changed(weights, round_job.changes(weights, options, plan)), rounded_inputs(inputs):
+        with changed(weights, changes(weights, options, plan)), rounded_inputs(inputs):
             return nearness(round_job.features(model, tower, rows), exact, None).smallest_cosine
 
     found = {f"weights of kind {kind!r}": cosine(weights, []) for kind, weights in everything.items()}

@@ -19,9 +19,9 @@ from mobileclip_keras.converters.deploy.half import store_rounded
 from mobileclip_keras.converters.deploy.proofs import reference
 from mobileclip_keras.converters.deploy.proofs.verify_bundle import verify_bundle
 from mobileclip_keras.converters.deploy.quantize.calibration import find_calibration
+from mobileclip_keras.converters.deploy.quantize.changing import changed, changes
 from mobileclip_keras.converters.deploy.quantize.options import option
 from mobileclip_keras.converters.deploy.quantize.recipes import PLANNED
-from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
 from mobileclip_keras.converters.deploy.quantize.rounding import SMALLEST
 from mobileclip_keras.converters.deploy.quantize.trial import SLOWER
 from mobileclip_keras.converters.deploy.quantize.weights import weights_of
@@ -113,7 +113,7 @@ def test_storing_loses_nothing(runtime: str, tmp_path: Path) -> None:
             way = request.how.ways[0]
             before, given = size_of(path), {name: inputs[name][:batch]}
             features = [open_tower(runtime, path, batch, way)(given)[f"{part.name}_features"]]
-            store_rounded(request.how, path, integers=False)
+            store_rounded(request.how, path, None)
             features.append(open_tower(runtime, path, batch, way)(given)[f"{part.name}_features"])
             assert np.abs(features[0] - features[1]).max() < 1e-5
             assert size_of(path) < {"image": 0.85, "text": 0.5}[part.name] * before  # rows of 16 have many scales
@@ -226,7 +226,7 @@ def auto(heavy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Export
 def test_auto_takes_the_smallest_that_holds(auto: Exported) -> None:
     certificate = auto.about["quantization"]
     tried = {trial["recipe"]: trial["towers"] for trial in certificate["tried"]}
-    assert list(tried) == ["float32", "fp16", "int8-weights", "int8", "int4-weights", "mixed", "mixed-floats"]
+    assert list(tried) == ["float32", "fp16", "int8-weights", "int8", "int4-weights", *PLANNED]
     assert certificate["measured_on"] == {
         "images": {"count": 8, "from": "the user"},
         "texts": {"count": 4, "from": "the user"},

@@ -8,13 +8,17 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.converters.deploy.quantize import round_job
+from mobileclip_keras.converters.deploy.quantize import planning, round_job
 from mobileclip_keras.converters.deploy.quantize.means import Means, measuring
 from mobileclip_keras.converters.deploy.quantize.options import PRECISIONS, Option, option
+from mobileclip_keras.converters.deploy.quantize.planning import Judge, search_integers
 from mobileclip_keras.converters.deploy.quantize.ranking import Nearness
+from mobileclip_keras.converters.deploy.quantize.recipes import PLANNED
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import rounded_inputs
-from mobileclip_keras.converters.deploy.quantize.weights import Weight
+from mobileclip_keras.converters.deploy.quantize.shares import Measured
+from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
 from mobileclip_keras.converters.deploy.request import make_request
+from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 from mobileclip_keras.keras_models.layers.dense import Linear
 
 from .small import small_model
@@ -51,12 +55,12 @@ def searched(layer: Linear, to: str) -> Mapping[str, str]:
     weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,))
     options = {weight.name: {name: option(weight, name, {}) for name in PRECISIONS}}
     shares = {weight.name: dict.fromkeys(PRECISIONS, 0.0)}
-    request = make_request(to, ("text",), quantize="auto", budget=0.98)
     rows = np.eye(3)
-    return round_job.search_plan([weight], options, shares, lambda: rows, rows, None, request, request.how)
+    judge = Judge([weight], options, lambda: rows, rows, None, 0.98)
+    return planning.search_plan(judge, shares, RUNTIMES[to])
 
 
-@pytest.mark.parametrize(("to", "steps"), [("litert", 0), ("onnx", round_job.MORE_STEPS)])
+@pytest.mark.parametrize(("to", "steps"), [("litert", 0), ("onnx", planning.MORE_STEPS)])
 def test_the_last_steps_are_for_plans_that_compute_with_floats(
     to: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,11 +71,11 @@ def test_the_last_steps_are_for_plans_that_compute_with_floats(
         asked.append(more)
         return plans[0]
 
-    monkeypatch.setattr(round_job, "smallest_that_holds", smallest)
+    monkeypatch.setattr(planning, "smallest_that_holds", smallest)
     layer = Linear(8, name="fc1")
     layer.build((None, 64))
     searched(layer, to)
-    assert asked == [steps] and round_job.MORE_STEPS > 0
+    assert asked == [steps] and planning.MORE_STEPS > 0
 
 
 @pytest.mark.parametrize(
@@ -88,9 +92,48 @@ def test_a_plan_holds_with_room_for_the_runtime(
 ) -> None:
     layer = Linear(24, use_bias=False, name="fc1")
     layer.build((None, 160))
-    monkeypatch.setattr(round_job, "nearness", lambda *_: Nearness(cosine, agreement))
+    monkeypatch.setattr(planning, "nearness", lambda *_: Nearness(cosine, agreement))
     (precision,) = searched(layer, "litert").values()
     assert precision == ("int4" if holds else "float32")
+
+
+class Budget:
+    """Judges by what layers cost, all together."""
+
+    def __init__(self, weights: list[Weight], costs: dict[str, float]) -> None:
+        self.weights, self.costs, self.margins, self.tried = weights, costs, set[float](), 0
+
+    def holds(self, plan: Mapping[str, str], computed: list[Weight], margin: float) -> bool:
+        self.margins.add(margin)
+        self.tried += 1
+        return sum(self.costs[each.name] for each in computed) <= 1
+
+
+def computing_in_integers(costs: dict[str, float], products: dict[str, int], plan: dict[str, str]) -> list[str]:
+    nothing: Any = None
+    budget: Any = Budget([Weight(name, "dense", nothing, nothing, None, (1,)) for name in plan], costs)
+    measured = Measured({}, {name: cost**2 for name, cost in costs.items()}, products)
+    found = [each.name for each in search_integers(budget, plan, measured)]
+    assert budget.margins <= {planning.MARGIN_OF_INTEGERS}
+    assert budget.tried <= 1 + np.log2(len(plan) + 1) + planning.MORE_STEPS
+    return found
+
+
+def test_layers_that_save_most_for_their_cost_compute_in_integers() -> None:
+    """As far as the budget goes; one that is too large for what is left does not stop those behind it."""
+    plan = dict.fromkeys(("a", "b", "c", "d", "e"), "int8")
+    costs = {"a": 0.5, "b": 0.1, "c": 0.6, "d": 0.3, "e": 2.0}
+    equal = dict.fromkeys(plan, 100)
+    assert computing_in_integers(costs, equal, plan) == ["b", "d", "a"]
+    assert computing_in_integers(costs, equal | {"c": 10_000}, plan) == ["c", "b", "d"]
+    assert computing_in_integers(costs | {"d": 0.95}, equal, plan) == ["b", "a"]
+    assert computing_in_integers(costs, equal | {"d": 10_000, "c": 5000, "a": 1000}, plan) == ["d", "c", "b"]
+    assert computing_in_integers(dict.fromkeys(plan, 2.0), equal, plan) == []
+
+
+def test_layers_of_floats_compute_with_floats() -> None:
+    plan = {"a": "float16", "b": "int8", "c": "float32"}
+    assert computing_in_integers(dict.fromkeys(plan, 0.1), dict.fromkeys(plan, 1), plan) == ["b"]
 
 
 @pytest.fixture
@@ -107,7 +150,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return rounded_inputs(weights)
 
     monkeypatch.setattr(round_job, "option", own_option)
-    monkeypatch.setattr(round_job, "rounded_inputs", own_rounded_inputs)
+    monkeypatch.setattr(planning, "rounded_inputs", own_rounded_inputs)
     return found
 
 
@@ -133,10 +176,9 @@ def test_plans_are_judged_as_the_file_will_compute(to: str, in_integers: list[st
 
 
 @pytest.mark.parametrize(("to", "dense"), [("litert", True), ("onnx", False)])
-def test_shares_are_measured_as_the_file_will_compute(
+def test_inputs_of_layers_are_measured_where_the_runtime_computes_in_integers(
     to: str, dense: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With the rounding of inputs of dense layers, where the runtime computes in integers."""
 
     class Measured(Exception):
         pass
@@ -153,11 +195,16 @@ def test_shares_are_measured_as_the_file_will_compute(
 
 @pytest.mark.nightly
 def test_a_plan_for_each_layer(tmp_path: Path) -> None:
+    weights = weights_of(small_model(None, "small_mct", form="inference"))
+    dense = {each.layer_name for each in weights if each.kind == "dense"}
     made, arrays = rounded("auto", tmp_path, budget=0.9)
-    assert set(arrays) == {"int8", "int4", "mixed", "mixed-floats"}
-    in_floats = made["layers"]["mixed-floats"]["text"]
-    # LiteRT computes from 4 bits in integers, so these layers have 8 at least.
-    assert "int4" not in {each["precision"] for each in in_floats if not each["layer"].endswith("embedding")}
+    assert set(arrays) == {"int8", "int4", *PLANNED}
+    small = made["layers"]["mixed-small"]["text"]
+    # LiteRT computes from 4 bits in integers, so layers that may compute with floats have 8 at least.
+    assert "int4" not in {each["precision"] for each in small if not each["layer"].endswith("embedding")}
+    assert made["floats"]["mixed"] == []
+    could = [each for each in small if each["precision"] == "int8" and each["layer"] in dense]
+    assert made["floats"]["mixed-small"] == [each["layer"] for each in could if each["computes_in"] == "floats"]
     layers = made["layers"]["mixed"]["text"]
     assert "int4" in {each["precision"] for each in layers}
     assert sum(each["share_of_error"] for each in layers) == pytest.approx(1)

@@ -104,15 +104,20 @@ def test_shares_know_what_rounding_the_inputs_costs() -> None:
         return model.text_encoder(batch, training=False)
 
     features = keras.ops.convert_to_numpy(encode(rows))
-    without = measure_shares(encode, rows, features, weights, options)
-    found = measure_shares(encode, rows, features, weights, options, weights[1:])
+    measured = measure_shares(encode, rows, features, weights, options, weights[1:])
+    assert set(measured.inputs) == set(measured.products) == {each.name for each in weights[1:]}
+    precisions = dict.fromkeys(options, PRECISIONS)
+    alone, both = (measured.of(precisions, integers) for integers in (False, True))
+    assert alone == measured.weights
     for weight in weights:
-        more = {name: found[weight.name][name] - share for name, share in without[weight.name].items()}
+        more = {name: both[weight.name][name] - share for name, share in alone[weight.name].items()}
         assert more["float16"] == more["float32"] == 0
-        if weight is weights[0]:
-            assert more["int8"] == more["int4"] == 0
-        else:
-            assert more["int8"] == pytest.approx(more["int4"]) and more["int8"] > 0
+        assert more["int8"] == pytest.approx(more["int4"]) == pytest.approx(measured.inputs.get(weight.name, 0))
+        if weight is not weights[0]:
+            assert more["int8"] > 0
+            size = int(np.prod(weight.variable.shape))
+            assert measured.products[weight.name] % size == 0 and measured.products[weight.name] <= 77 * size
+    assert set(measured.of({weights[1].name: ("int8",)}, True)[weights[1].name]) == {"int8"}
 
 
 def _options(weight: Weight) -> dict[str, Option]:

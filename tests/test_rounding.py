@@ -281,7 +281,7 @@ def test_weights_that_are_used_in_slices_have_scales_for_each() -> None:
 def test_what_is_tried() -> None:
     able = ("float32", "fp16", "int8-weights", "auto")
     assert candidates("auto", able) == ["float32", "fp16", "int8-weights", "mixed"]
-    assert candidates("auto", (*able, "int8"))[-2:] == ["mixed", "mixed-floats"]
+    assert candidates("auto", (*able, "int8"))[-2:] == ["mixed", "mixed-small"]
     assert candidates("int8", able) == ["float32", "int8"]
     assert weight_sets("auto", able) == ["int8", "mixed"] and weight_sets("fp16", able) == []
 

@@ -74,7 +74,7 @@ def test_each_type_takes_its_bits(runtime: str, float_files: dict[str, Path], tm
             shutil.copy(float_files[precision], path)
         else:
             onnx_file(kernel_of(precision), path)
-        store_rounded(how, path, integers=False)
+        store_rounded(how, path, None)
         sizes[precision] = path.stat().st_size
         (made,) = how.code.open_tower(path, 1)({"rows": ROWS}).values()
         in_integers = precision == "int4" and how is LITERT
@@ -109,13 +109,13 @@ def test_dense_layers_compute_in_integers(
     precision: str, integers: bool, stored: str, floats: list[str], float_files: dict[str, Path], tmp_path: Path
 ) -> None:
     path = Path(shutil.copy(float_files[precision], tmp_path / "dense.tflite"))
-    store_rounded(LITERT, path, integers)
+    store_rounded(LITERT, path, [] if integers else None)
     assert kinds_of(path)["FULLY_CONNECTED"] == stored and restored(path) == floats
 
 
 def test_convolutions_of_few_levels_get_8_bits_and_compute_in_floats(tmp_path: Path) -> None:
     path = written(kernel_of("int4")[None, None], tmp_path / "convolution.tflite")
-    store_rounded(LITERT, path, integers=True)
+    store_rounded(LITERT, path, [])
     assert "INT4" not in {*kinds_of(path).values(), *restored(path)}
 
 

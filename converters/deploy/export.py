@@ -171,7 +171,8 @@ def _convert(
 
     if request.recipe == "float32":
         with progress(f"Converting to {request.how.title}, and computing with PyTorch"):
-            return convert([{"recipe": "float32", "out": str(staged), "weights": None}])[0], None, truths[0]
+            alone = {"recipe": "float32", "out": str(staged), "weights": None, "floats": None}
+            return convert([alone])[0], None, truths[0]
     inputs = read_inputs(calibration, found.folder, request, fixed)
     own = calibration.to_json(inputs)
     made, rounded = round_and_choose(request, inputs, staged, convert, round_weights, own, progress)

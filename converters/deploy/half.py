@@ -6,7 +6,7 @@ beyond its range, or so small that it has few digits for them.
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,17 @@ def round_to_half(runtime: Runtime, path: Path, batches: list[Arrays]) -> dict[s
     return {"largest_activation": largest if math.isfinite(largest) else None, "kept_in_float32": layers}
 
 
-def store_rounded(runtime: Runtime, path: Path, integers: bool) -> None:
-    """Stores rounded weights as what they are, in a file's place; `write_rounded` of a runtime says how."""
+def store_rounded(runtime: Runtime, path: Path, floats: Collection[str] | None) -> None:
+    """Stores rounded weights as what they are, in a file's place.
+
+    Args:
+        runtime: that the file is for.
+        path: the file, in float32.
+        floats: the layers that compute with floats, though their weights are integers and the runtime could compute
+            in integers, too; None for all.
+    """
     with set_aside(path) as float32:
-        runtime.code.write_rounded(float32, path, integers)
+        runtime.code.write_rounded(float32, path, floats)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from .contents.bundle import request_from_json
 from .half import round_to_half, split, store_rounded
 from .proofs.inputs import ProofInputs, proof_inputs
 from .proofs.proof import FREE_BATCH, in_batches
-from .quantize.recipes import IN_INTEGERS
 from .request import Request
 
 if TYPE_CHECKING:
@@ -26,15 +25,15 @@ def convert(spec: Facts) -> Facts:
 
     Args:
         spec: "folder" that was converted, "request", "variant", "about", which each file says, and "candidates". Of
-            each of these it writes the files: "recipe", "out", the folder to write to, and "weights", the file of
-            rounded ones, or None.
+            each of these it writes the files: "recipe", "out", the folder to write to, "weights", the file of rounded
+            ones, or None, and "floats", as `store_rounded` takes it.
 
     Returns:
         What bundle.json says of files and model, for each candidate.
     """
     from ...keras_models.inputs.preprocessing import ImagePreprocessor
     from ...keras_models.models.features import logit_bias, logit_scale
-    from .quantize.round_job import changed_model
+    from .quantize.changing import changed_model
     from .runtimes.parts import parts_of
 
     folder, request = Path(spec["folder"]), request_from_json(spec["request"])
@@ -83,7 +82,7 @@ def _write_all(
             batches = split(images if part.name == "image" else texts, (request.batches or (1,))[0])
             facts["float16"][part.name] = round_to_half(request.how, path, batches)
         elif recipe != "float32":
-            store_rounded(request.how, path, integers=recipe in IN_INTEGERS)
+            store_rounded(request.how, path, candidate["floats"])
         if part.name == "text_lookup":
             texts = _looked_up(path, request, texts)
         request.how.code.describe(path, {**about, "recipe": recipe, "tower": part.name, **metadata(part)})

@@ -12,7 +12,7 @@ from ..proofs.inputs import ProofInputs
 from ..request import Request
 from .calibration import save_rows
 from .certificate import Rounded
-from .recipes import BY_LAYER, CANDIDATES, DEFAULT_BUDGET, candidates
+from .recipes import BY_LAYER, CANDIDATES, DEFAULT_BUDGET, IN_INTEGERS, candidates
 from .trial import Trial, check_trial, choose, files_of, tower_of, try_all
 
 Convert = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
@@ -101,25 +101,28 @@ def try_recipes(
         progress: shows steps.
     """
     layers: dict[str, Any] = {}
+    floats: dict[str, list[str]] = {}
     if request.recipe in BY_LAYER:
         with progress("Rounding weights"):
             save_rows(inputs, place / "rows.npz")
-            layers = round_job(place / "rows.npz", place)["layers"]
+            found = round_job(place / "rows.npz", place)
+            layers, floats = found["layers"], found["floats"]
     names = candidates(request.recipe, request.how.recipes)
     folders = {name: place / name for name in names}
     with progress(f"Converting to {request.how.title}, {len(names)} times"):
-        made = dict(zip(names, convert([_spec(name, place) for name in names]), strict=True))
+        made = dict(zip(names, convert([_spec(name, place, floats) for name in names]), strict=True))
     with progress(f"Measuring in {request.how.title}"):
         trials = try_all(folders, request, inputs)
     return Tried(folders, made, layers, trials)
 
 
-def _spec(name: str, place: Path) -> dict[str, Any]:
+def _spec(name: str, place: Path, floats: dict[str, list[str]]) -> dict[str, Any]:
     """A candidate as the job takes it."""
     out = place / name
     out.mkdir()
     weights = str(place / f"{CANDIDATES[name]}.npz") if name in CANDIDATES else None
-    return {"recipe": name, "out": str(out), "weights": weights}
+    in_floats = floats.get(name, []) if name in IN_INTEGERS else None
+    return {"recipe": name, "out": str(out), "weights": weights, "floats": in_floats}
 
 
 def _chosen(trials: list[Trial], request: Request) -> dict[str, str]:

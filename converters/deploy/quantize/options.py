@@ -36,6 +36,10 @@ class Option:
     stored: tuple[np.ndarray, np.ndarray] | None = None
 
 
+Options = dict[str, dict[str, Option]]
+"""By weight and precision."""
+
+
 def option(weight: Weight, precision: str, means: Means) -> Option:
     """A weight in a precision."""
     value = weight.value()

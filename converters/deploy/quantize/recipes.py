@@ -15,16 +15,17 @@ MEASURED = RECIPES[1:]
 """Those that are compared with float32, and whose result is written down."""
 BY_LAYER = ("int8-weights", "int8", "int4-weights", "auto")
 """Those that are measured on inputs: of the user's where there are some."""
-IN_INTEGERS = ("int8", "mixed")
+IN_INTEGERS = ("int8", "mixed", "mixed-small")
 """Candidates whose dense layers compute in integers where their weights are integers, if the runtime can."""
-PLANNED = ("mixed", "mixed-floats")
-"""Candidates with a precision for each layer. The second computes with all of them as floats, where the runtime would
-compute in integers: rounding the inputs of layers may cost more than the budget allows, whatever their weights are."""
+PLANNED = ("mixed", "mixed-small")
+"""Candidates with a precision for each layer. Where the runtime computes in integers, all layers of the first do so
+that can. The second is the smallest that computes with floats, and then as many layers compute in integers as the
+budget allows: rounding what layers are given may cost more than all of it, whatever their weights are."""
 CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", **{name: name for name in PLANNED}}
 """What can be tried, and the set of rounded weights that it stores."""
 WORDS = {
     "mixed": "a precision for each layer",
-    "mixed-floats": "a precision for each layer, all computed with as floats",
+    "mixed-small": "a precision for each layer, some computed with as floats for the sake of size",
 }
 """What a bundle says of how its weights are stored, where the candidate's name does not say it."""
 DEFAULT_BUDGET = 0.995

@@ -8,6 +8,7 @@ A layer that computes in integers has one term more: the derivative by what it i
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,37 @@ Shares = dict[str, dict[str, float]]
 """By weight and precision: the mean squared error of features, relative to how far these are from their mean."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What rounding costs.
+
+    Attributes:
+        weights: the shares of weights alone.
+        inputs: of layers that may compute in integers, by their weight: the share of what they are given.
+        products: of the same: how many numbers they multiply for one row of inputs.
+    """
+
+    weights: Shares
+    inputs: dict[str, float]
+    products: dict[str, int]
+
+    def of(self, precisions: Mapping[str, Sequence[str]], integers: bool) -> Shares:
+        """The shares of some precisions.
+
+        Args:
+            precisions: by weight.
+            integers: whether layers compute in integers where their weights are integers, and what they are given is
+                rounded, too.
+        """
+        return {
+            name: {
+                each: self.weights[name][each] + (self.inputs.get(name, 0.0) if integers and each in BITS else 0.0)
+                for each in some
+            }
+            for name, some in precisions.items()
+        }
+
+
 def measure_shares(
     encode: Callable[[Any], Any],
     rows: np.ndarray,
@@ -33,7 +65,7 @@ def measure_shares(
     weights: list[Weight],
     options: Mapping[str, Mapping[str, Option]],
     dynamic: Sequence[Weight] = (),
-) -> Shares:
+) -> Measured:
     """Runs one row after the other, forward and backward. TensorFlow must be Keras' backend.
 
     Args:
@@ -42,14 +74,17 @@ def measure_shares(
         features: of those.
         weights: of one tower.
         options: by weight and precision.
-        dynamic: those whose layers compute in integers where they are integers.
+        dynamic: those whose layers may compute in integers where they are integers.
     """
     import tensorflow as tf
 
     chance = np.random.default_rng(0)
     spread = np.square(features - features.mean(0)).sum(1) if len(features) > 1 else np.ones(1)
     found: Shares = {weight.name: dict.fromkeys(options[weight.name], 0.0) for weight in weights}
+    found_of_inputs = dict.fromkeys((weight.name for weight in dynamic), 0.0)
+    products: dict[str, int] = {}
     variables = [each.value for weight in weights for each in (weight.variable, weight.bias) if each is not None]
+    kernel_sizes = {weight.name: int(np.prod(weight.variable.shape)) for weight in dynamic}
     picked = np.unique(np.linspace(0, len(rows) - 1, PROBED).astype(int))
     for row in picked:
         for _ in range(DIRECTIONS):
@@ -62,17 +97,18 @@ def measure_shares(
             inputs = [each for each, _ in given.values()]
             slopes_of = tape.gradient(along, [*variables, *inputs])
             slopes = dict(zip(map(id, [*variables, *inputs]), slopes_of, strict=True))
+            parts = max(float(spread[row]), 1e-12) * len(picked) * DIRECTIONS
             for weight in weights:
                 kernel = _numbers(slopes[id(weight.variable.value)])
                 bias = None if weight.bias is None else _numbers(slopes[id(weight.bias.value)])
                 for precision, option in options[weight.name].items():
                     term = _change(kernel, option.kernel, weight.value())
                     term += _change(bias, option.bias, weight.bias_value())
-                    squares = term**2
-                    if weight.name in given and precision in BITS:
-                        squares += _change_of_inputs(slopes, *given[weight.name]) ** 2
-                    found[weight.name][precision] += squares / max(float(spread[row]), 1e-12) / len(picked) / DIRECTIONS
-    return found
+                    found[weight.name][precision] += term**2 / parts
+            for name, (inputs_of_layer, rounded) in given.items():
+                found_of_inputs[name] += _change_of_inputs(slopes, inputs_of_layer, rounded) ** 2 / parts
+                products[name] = int(np.prod(inputs_of_layer.shape[:-1])) * kernel_sizes[name]
+    return Measured(found, found_of_inputs, products)
 
 
 def _watched(tape: Any, given: dict[str, tuple[Any, Any]]) -> Callable[[Weight, Any, Any], Any]:

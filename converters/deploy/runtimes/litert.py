@@ -1,12 +1,13 @@
 """Towers as LiteRT files (.tflite): written by TensorFlow's converter, run by ai-edge-litert."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..quantize.rounding import Axes, fits_half, how_stored
+from .lint import layer_of
 from .litert_model import read_model, write_model
 from .operation import Operation
 from .registry import Arrays, Run
@@ -79,14 +80,15 @@ _NO_HALF = ("BATCH_MATMUL",)
 """What the quantiser has no smaller type for, though the runtime may."""
 
 
-def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+def write_rounded(float32: Path, out: Path, floats: Collection[str] | None) -> None:
     """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
 
     Args:
         float32: a file that `write` wrote.
         out: to be written.
-        integers: whether dense layers with weights of 8 bits compute in integers, which rounds what they are given.
-            Those with weights of 4 bits do always: for floats the runtime has no program.
+        floats: the dense layers with weights of 8 bits that compute with floats; None for all. The others compute in
+            integers, which rounds what they are given. So do those with weights of 4 bits, always: for floats the
+            runtime has no program.
     """
     import re
 
@@ -101,7 +103,7 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         storing.update_quantization_recipe(
             regex=f"^{re.escape(name)};",
             operation_name=TFLOperationName[kind],
-            op_config=_stored_as(dtype, axes, _in_integers(kind, dtype, integers)),
+            op_config=_stored_as(dtype, axes, _in_integers(kind, name, dtype, floats)),
             algorithm_key=casting,
         )
     if chosen:
@@ -110,9 +112,23 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
         out.write_bytes(float32.read_bytes())
 
 
-def _in_integers(kind: str, dtype: str, asked: bool) -> bool:
+def _in_integers(kind: str, name: str, dtype: str, floats: Collection[str] | None) -> bool:
     """Whether an operation takes its weights as integers. A look-up does, and makes floats of a few rows."""
-    return kind == "EMBEDDING_LOOKUP" or (kind == "FULLY_CONNECTED" and (asked or dtype == "int4"))
+    if kind != "FULLY_CONNECTED":
+        return kind == "EMBEDDING_LOOKUP"
+    return dtype == "int4" or (floats is not None and not _is_of(name, floats))
+
+
+def _is_of(name: str, layers: Collection[str]) -> bool:
+    """Whether an operation may be of one of some layers.
+
+    Its name joins those of what the converter made one of, and the deepest says the layer. Where a layer's weight is
+    used in parts, that is the layer that holds this one.
+    """
+    joined = [layer_of(part) for part in name.split(";") if part]
+    depth = max(path.count("/") for path in joined)
+    own = {path for path in joined if path.count("/") == depth}
+    return any(layer == each or layer.startswith(f"{each}/") for layer in layers for each in own)
 
 
 def _stored_as(dtype: str, axes: Axes, integers: bool) -> Any:

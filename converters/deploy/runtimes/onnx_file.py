@@ -1,6 +1,6 @@
 """Towers as ONNX files: written by tf2onnx, run by onnxruntime."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ _INT4_OPSET = 21
 """The first whose DequantizeLinear takes 4 bits."""
 
 
-def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+def write_rounded(float32: Path, out: Path, floats: Collection[str] | None) -> None:
     """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
 
     A session computes with floats: it makes these once, when it is opened with `session.disable_quant_qdq`.
@@ -105,7 +105,7 @@ def write_rounded(float32: Path, out: Path, integers: bool) -> None:
     Args:
         float32: a file that `write` wrote.
         out: to be written.
-        integers: not for this runtime.
+        floats: not for this runtime.
     """
     import onnx
     from onnx import numpy_helper

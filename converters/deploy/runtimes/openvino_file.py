@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def unfit(path: Path) -> list[str]:
     return [node.get_friendly_name() for node, _, array, _ in _weights(model) if not fits_half(array)]
 
 
-def write_rounded(float32: Path, out: Path, integers: bool) -> None:
+def write_rounded(float32: Path, out: Path, floats: Collection[str] | None) -> None:
     """Stores each weight in the smallest type that holds it as it is. Rounding was done before, in the model.
 
     Args:
         float32: a file that `write` wrote.
         out: to be written.
-        integers: not for this runtime, which computes in integers by itself where that is faster.
+        floats: not for this runtime, which computes in integers by itself where that is faster.
     """
     _store(float32, out, lambda array, axes, name: how_stored(array, axes, ("int8",)))
 

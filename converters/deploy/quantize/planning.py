@@ -1,0 +1,103 @@
+"""The plan of a tower: what each weight becomes, and which layers compute in integers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..runtimes.registry import Runtime
+from .changing import changed, changes
+from .options import Options, Plan
+from .ranking import nearness
+from .rounded_inputs import in_integers, rounded_inputs
+from .rounding import BITS
+from .search import plans_by_size, smallest_that_holds
+from .shares import Measured, Shares
+from .weights import Weight
+
+MARGIN = 0.01
+"""Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
+MARGIN_OF_INTEGERS = 0.05
+"""The same where the last of the budget goes to layers that compute in integers: what the runtime rounds there is known
+less well."""
+MORE_STEPS = 16
+"""That are tried one by one in the end. None for a plan whose layers all compute in integers: what is left of the
+budget is room for the runtime."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says of a tower's plans whether their features are near enough.
+
+    Attributes:
+        weights: of the tower.
+        options: by weight and precision.
+        compute: the tower's features, with the weights that it has then.
+        exact: the float tower's features.
+        others: the other tower's; None where there is none.
+        budget: in smallest cosine and agreement.
+    """
+
+    weights: list[Weight]
+    options: Options
+    compute: Callable[[], np.ndarray]
+    exact: np.ndarray
+    others: np.ndarray | None
+    budget: float
+
+    def holds(self, plan: Plan, computed: Iterable[Weight], margin: float = MARGIN) -> bool:
+        """Whether a plan is within the budget, with some room.
+
+        Args:
+            plan: of all weights.
+            computed: those whose layers compute in integers.
+            margin: of what the budget allows that is left to the runtime.
+        """
+        stricter = 1 - (1 - margin) * (1 - self.budget)
+        with changed(self.weights, changes(self.weights, self.options, plan)), rounded_inputs(computed):
+            near = nearness(self.compute(), self.exact, self.others)
+        return near.smallest_cosine >= stricter and near.agreement >= self.budget
+
+
+def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:
+    """The smallest plan that holds.
+
+    Args:
+        judge: of the tower.
+        shares: of the error.
+        how: the runtime, and which of its layers compute in integers.
+    """
+
+    def holds(plan: Plan) -> bool:
+        return judge.holds(plan, in_integers(judge.weights, plan, how))
+
+    allowed = {
+        name: {precision: judge.options[name][precision] for precision in shares[name]} for name in judge.options
+    }
+    return smallest_that_holds(plans_by_size(allowed, shares), holds, 0 if how.integers else MORE_STEPS)
+
+
+def search_integers(judge: Judge, plan: Plan, measured: Measured) -> list[Weight]:
+    """The layers of a plan that compute in integers, which is faster, as far as the budget goes.
+
+    Those come first that save most multiplications of floats for what they cost.
+
+    Args:
+        judge: of the tower.
+        plan: that holds where all compute with floats.
+        measured: what rounding the inputs of layers costs.
+    """
+    able = {each.name: each for each in judge.weights if each.name in measured.inputs and plan[each.name] in BITS}
+    order = sorted(able, key=lambda name: measured.inputs[name] / measured.products[name])
+    steps = [{name: _WAYS[place < count] for place, name in enumerate(order)} for count in range(len(order) + 1)]
+
+    def computed(ways: Plan) -> list[Weight]:
+        return [able[name] for name, way in ways.items() if way == "integers"]
+
+    def holds(ways: Plan) -> bool:
+        return judge.holds(plan, computed(ways), MARGIN_OF_INTEGERS)
+
+    return computed(smallest_that_holds(steps, holds, MORE_STEPS))
+
+
+_WAYS = {False: "floats", True: "integers"}
