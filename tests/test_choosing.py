@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.conversion.progress import silent
 from mobileclip_keras.converters.deploy.proofs.proof import Check, Stored
 from mobileclip_keras.converters.deploy.quantize import choosing
 from mobileclip_keras.converters.deploy.quantize.certificate import bound_of
-from mobileclip_keras.converters.deploy.quantize.choosing import Tried, round_and_choose
+from mobileclip_keras.converters.deploy.quantize.choosing import Tried, round_and_choose, try_recipes
 from mobileclip_keras.converters.deploy.quantize.ranking import Nearness
 from mobileclip_keras.converters.deploy.quantize.recipes import in_words
 from mobileclip_keras.converters.deploy.quantize.trial import TowerTrial, Trial, check_trial, choose
@@ -155,3 +156,25 @@ def test_towers_together_are_held_to_what_the_coarsest_can_keep(stored: dict[str
 def test_words_name_towers_that_differ() -> None:
     assert in_words({"image": "mixed", "text": "mixed"}) == "a precision for each layer"
     assert in_words({"image": "mixed", "text": "fp16"}) == "image tower: a precision for each layer; text tower: fp16"
+
+
+def test_each_candidate_is_told_which_layers_compute_with_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them where its recipe says so; of the smallest plan those that the job of rounding names."""
+    given: dict[str, Any] = {}
+
+    def convert(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        given.update({each["recipe"]: each for each in candidates})
+        return [{} for _ in candidates]
+
+    monkeypatch.setattr(choosing, "save_rows", lambda *_: None)
+    monkeypatch.setattr(choosing, "try_all", lambda *_: [])
+    request = make_request("litert", ("image", "text"), quantize="auto")
+    found = {"layers": {}, "floats": {"mixed": [], "mixed-small": ["image_encoder/fc1"]}}
+    unused: Any = None
+    try_recipes(request, unused, tmp_path, convert, lambda *_: found, silent)
+    assert {name: each["floats"] for name, each in given.items()} == {
+        **dict.fromkeys(("float32", "fp16", "int8-weights", "int4-weights")),
+        **{"int8": [], "mixed": [], "mixed-small": ["image_encoder/fc1"]},
+    }

@@ -13,6 +13,8 @@ from mobileclip_keras.converters.deploy.half import store_rounded
 from mobileclip_keras.converters.deploy.quantize.options import PRECISIONS
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import to_bytes
 from mobileclip_keras.converters.deploy.quantize.rounding import BITS, rounded, to_half
+from mobileclip_keras.converters.deploy.runtimes import litert
+from mobileclip_keras.converters.deploy.runtimes.lint import layer_of
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="every route goes through TensorFlow")
@@ -111,6 +113,39 @@ def test_dense_layers_compute_in_integers(
     path = Path(shutil.copy(float_files[precision], tmp_path / "dense.tflite"))
     store_rounded(LITERT, path, [] if integers else None)
     assert kinds_of(path)["FULLY_CONNECTED"] == stored and restored(path) == floats
+
+
+BLOCK = "text_encoder/backbone/blocks_2"
+BLOCK_1 = "text_encoder_1/backbone_1/blocks_2_1"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "found"),
+    [
+        (f"{BLOCK_1}/mlp_1/fc1_1/MatMul;{BLOCK_1}/mlp_1/fc1_1/BiasAdd", f"{BLOCK}/mlp/fc1", True),
+        (f"{BLOCK_1}/mlp_1/fc1_1/MatMul;", f"{BLOCK}/mlp/fc2", False),
+        # A sum that the converter makes part of the product stands first.
+        (f"{BLOCK_1}/mlp_1/conv_1/add;{BLOCK_1}/mlp_1/fc1_1/MatMul;", f"{BLOCK}/mlp/fc1", True),
+        (f"{BLOCK_1}/Reshape_1;{BLOCK_1}/attn_1/proj_1/Reshape_1", f"{BLOCK}/attn/proj", True),
+        (f"{BLOCK_1}/Reshape_1;{BLOCK_1}/attn_1/proj_1/Reshape_1", f"{BLOCK}/mlp/fc1", False),
+        # A part of a layer's weight alone.
+        (f"{BLOCK_1}/attn_1/matmul_1;{BLOCK_1}/attn_1/add;{BLOCK_1}/attn_1/mul1", f"{BLOCK}/attn/qkv", True),
+        (f"{BLOCK_1}/attn_1/matmul_1;", f"{BLOCK}/mlp/fc1", False),
+        (f"{BLOCK_1}/attn_1/matmul_1;", "text_encoder/backbone/blocks_2/attn_of_another/qkv", False),
+        ("text_encoder_1/projection_1/matmul_31", "text_encoder/projection", True),
+    ],
+)
+def test_an_operation_s_layer_is_known_by_its_name(name: str, layer: str, found: bool) -> None:
+    assert litert._is_of(name, ["text_encoder/backbone/blocks_0/mlp/fc1", layer]) == found
+    assert not litert._is_of(name, ["text_encoder/backbone/blocks_0/mlp/fc1"]) and not litert._is_of(name, [])
+
+
+@pytest.mark.parametrize("of_it", [True, False])
+def test_a_layer_that_is_named_computes_with_floats(of_it: bool, float_files: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(float_files["int8"], tmp_path / "dense.tflite"))
+    (name,) = (each.name for each in LITERT.code.operations(path) if each.kind == "FULLY_CONNECTED")
+    store_rounded(LITERT, path, [layer_of(name) if of_it else "another"])
+    assert kinds_of(path)["FULLY_CONNECTED"] == ("FLOAT32" if of_it else "INT8")
 
 
 def test_convolutions_of_few_levels_get_8_bits_and_compute_in_floats(tmp_path: Path) -> None:
