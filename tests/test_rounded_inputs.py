@@ -12,7 +12,7 @@ from mobileclip_keras.converters.deploy.quantize.shares import measure_shares
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
 from mobileclip_keras.converters.deploy.runtimes.registry import RUNTIMES
 from mobileclip_keras.keras_models.kernels.plain import group_of
-from mobileclip_keras.keras_models.layers.dense import VectorLinear
+from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
 
 from .small import small_model
 from .support import TOKENS
@@ -104,7 +104,10 @@ def test_shares_know_what_rounding_the_inputs_costs() -> None:
         return model.text_encoder(batch, training=False)
 
     features = keras.ops.convert_to_numpy(encode(rows))
-    measured = measure_shares(encode, rows, features, weights, options, weights[1:])
+    never_called = Linear(24, use_bias=False, name="never_called")
+    never_called.build((None, 16))
+    another = Weight("text_encoder/never_called/kernel", "dense", never_called, never_called.kernel, None, (1,))
+    measured = measure_shares(encode, rows, features, weights, options, [*weights[1:], another])
     assert set(measured.inputs) == set(measured.products) == {each.name for each in weights[1:]}
     precisions = dict.fromkeys(options, PRECISIONS)
     alone, both = (measured.of(precisions, integers) for integers in (False, True))

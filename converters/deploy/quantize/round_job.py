@@ -98,7 +98,7 @@ def _listed(weights: list[Weight], plan: Plan, measured: Measured, computed: lis
     """For bundle.json: what each layer's weight became, how the layer computes, and its share of the squared error."""
     own = {
         weight.name: measured.weights[weight.name].get(plan[weight.name], 0.0)
-        + (measured.inputs[weight.name] if weight in computed else 0.0)
+        + (measured.inputs.get(weight.name, 0.0) if weight in computed else 0.0)
         for weight in weights
     }
     whole = sum(own.values()) or 1.0

@@ -33,7 +33,8 @@ class Measured:
 
     Attributes:
         weights: the shares of weights alone.
-        inputs: of layers that may compute in integers, by their weight: the share of what they are given.
+        inputs: of layers that may compute in integers, by their weight: the share of what they are given. A layer that
+            is never called is not among them: another computes with its weight.
         products: of the same: how many numbers they multiply for one row of inputs.
     """
 
@@ -81,7 +82,7 @@ def measure_shares(
     chance = np.random.default_rng(0)
     spread = np.square(features - features.mean(0)).sum(1) if len(features) > 1 else np.ones(1)
     found: Shares = {weight.name: dict.fromkeys(options[weight.name], 0.0) for weight in weights}
-    found_of_inputs = dict.fromkeys((weight.name for weight in dynamic), 0.0)
+    found_of_inputs: dict[str, float] = {}
     products: dict[str, int] = {}
     variables = [each.value for weight in weights for each in (weight.variable, weight.bias) if each is not None]
     kernel_sizes = {weight.name: int(np.prod(weight.variable.shape)) for weight in dynamic}
@@ -106,7 +107,8 @@ def measure_shares(
                     term += _change(bias, option.bias, weight.bias_value())
                     found[weight.name][precision] += term**2 / parts
             for name, (inputs_of_layer, rounded) in given.items():
-                found_of_inputs[name] += _change_of_inputs(slopes, inputs_of_layer, rounded) ** 2 / parts
+                term = _change_of_inputs(slopes, inputs_of_layer, rounded)
+                found_of_inputs[name] = found_of_inputs.get(name, 0.0) + term**2 / parts
                 products[name] = int(np.prod(inputs_of_layer.shape[:-1])) * kernel_sizes[name]
     return Measured(found, found_of_inputs, products)
 
