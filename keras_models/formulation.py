@@ -49,6 +49,24 @@ Part = tuple[slice, slice, tuple[int, int]]
 """Rows and columns of a kernel, and how far apart they lie."""
 
 
+def parts_of_depthwise(
+    formulation: Formulation, size: tuple[int, int], strides: int, padding: tuple[int, int]
+) -> list[Part]:
+    """The parts that a depthwise kernel is computed in; one that is computed whole has none.
+
+    Args:
+        formulation: of the program.
+        size: rows and columns of the kernel.
+        strides: of the convolution.
+        padding: rows and columns of zeros at each side.
+    """
+    keeps_size = strides == 1 and (2 * padding[0] + 1, 2 * padding[1] + 1) == size
+    if formulation.most_taps is None or not keeps_size:
+        return []
+    parts = parts_of_kernel(*size, formulation.most_taps)
+    return parts if len(parts) > 1 else []
+
+
 def parts_of_kernel(rows: int, columns: int, most: int) -> list[Part]:
     """Parts of a kernel of odd sides, each centred where the whole is, so that none needs another padding.
 

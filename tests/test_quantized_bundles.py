@@ -139,7 +139,7 @@ def test_the_bundle_says_what_rounding_cost(int8: Exported) -> None:
         assert rounded[tower]["size"] == pytest.approx(rounded[tower]["bytes"] / plain[tower]["bytes"])
         assert 0.9 < rounded[tower]["smallest_cosine"] < 0.99999 and 0 < rounded[tower]["agreement"] <= 1
         stored = stored_types(int8.folder / f"{tower}.tflite")
-        assert "INT8" in stored <= {"INT8", "FLOAT16"}  # LiteRT has depthwise kernels in 16 bits
+        assert stored == {"INT8"}
         measured = min(check.cosines[tower] for check in int8.checks)
         assert 1 - certificate["bound"][tower] == pytest.approx(1.5 * (1 - measured))
     assert rounded["text"]["size"] < 0.7

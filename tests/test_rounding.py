@@ -278,6 +278,30 @@ def test_weights_that_are_used_in_slices_have_scales_for_each() -> None:
     assert table.group is None
 
 
+def test_depthwise_kernels_that_are_computed_in_parts_have_scales_for_each() -> None:
+    """LiteRT's files hold the parts apart; those of other runtimes hold the whole."""
+    model = small_model("small_mci", None, form="inference")
+    in_parts, whole = (
+        {each.name: each for each in weights_of(model, RUNTIMES[name].formulation) if each.kind == "depthwise"}
+        for name in ("litert", "onnx")
+    )
+    counts = set()
+    for name, weight in in_parts.items():
+        strides, (size, _) = weight.layer.strides, weight.layer.kernel_size
+        counts.add((size, strides, len(weight.parts)))
+        weight.variable.assign(np.random.default_rng(0).standard_t(4, weight.variable.shape))
+        channels = int(np.prod(weight.variable.shape[2:]))
+        made, other = option(weight, "int8", {}), option(whole[name], "int8", {})
+        assert made.bytes == weight.variable.shape[0] ** 2 * channels + 4 * channels * (len(weight.parts) or 1)
+        assert whole[name].parts == () and other.bytes == size**2 * channels + 4 * channels
+        if weight.parts:
+            assert [smallest_type(made.kernel[part], (2, 3)) for part in weight.parts] == ["int8"] * len(weight.parts)
+            assert np.square(made.kernel - weight.value()).sum() < np.square(other.kernel - weight.value()).sum()
+        else:
+            assert np.array_equal(made.kernel, other.kernel)
+    assert counts == {(7, 1, 3), (7, 2, 0)}  # one that makes images smaller is computed whole
+
+
 def test_what_is_tried() -> None:
     able = ("float32", "fp16", "int8-weights", "auto")
     assert candidates("auto", able) == ["float32", "fp16", "int8-weights", "mixed"]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..formulation import current, parts_of_kernel
+from ..formulation import current, parts_of_depthwise
 from ..types import Tensor
 from . import plain, plain_norms
 from .chunks import changes
@@ -66,10 +66,8 @@ def convolve(
 ) -> Tensor:
     """In a program for a runtime that is slow at large depthwise kernels, a sum of convolutions by parts of them."""
     height, width = kernel.shape[:2]
-    most = current().most_taps
-    parts = parts_of_kernel(height, width, most) if most and depthwise else []
-    is_same = strides == 1 and (2 * padding[0] + 1, 2 * padding[1] + 1) == (height, width)
-    if len(parts) < 2 or not is_same:
+    parts = parts_of_depthwise(current(), (height, width), strides, padding) if depthwise else []
+    if not parts:
         options: dict[str, Any] = {"strides": strides, "padding": padding, "depthwise": depthwise, "training": training}
         return plain.convolve(inputs, kernel, bias, **options)
     outputs = bias

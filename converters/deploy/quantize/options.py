@@ -51,8 +51,8 @@ def option(weight: Weight, precision: str, means: Means) -> Option:
     if weight.kind == "embedding":
         return _table(weight, value, means, bits)
     kernel = _on_levels(weight, value, means, bits)
-    groups = len(value) // (weight.group or len(value))
-    scales = groups * int(np.prod([value.shape[axis] for axis in weight.channels]))
+    apart = len(weight.parts) or len(value) // (weight.group or len(value))
+    scales = apart * int(np.prod([value.shape[axis] for axis in weight.channels]))
     moved, bias = shift(weight, kernel - value, means), weight.bias_value()
     corrected = None if moved is None or bias is None else bias - moved
     return Option(kernel, corrected, value.size * bits / 8 + 4 * scales)
@@ -81,6 +81,11 @@ def _table(weight: Weight, value: np.ndarray, means: Means, bits: int) -> Option
 
 def _on_levels(weight: Weight, value: np.ndarray, means: Means, bits: int) -> np.ndarray:
     """A weight's numbers on levels; where its layer's inputs were measured, they make up for each other's error."""
+    if weight.parts:
+        kernel = value.copy()
+        for part in weight.parts:
+            kernel[part] = rounded(value[part], weight.channels, bits)
+        return kernel
     moment = means[weight.name].moment if weight.name in means else None
     size = weight.group or len(value)
     if moment is None:

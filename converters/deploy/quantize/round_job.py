@@ -36,7 +36,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
         layer became, and its share of the error, and "floats", the layers that compute with floats though they could
         compute in integers.
     """
-    weights = weights_of(model)
+    weights = weights_of(model, request.how.formulation)
     wanted = weight_sets(request.recipe, request.how.recipes)
     sets: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
     layers: dict[str, Any] = {}

@@ -4,7 +4,9 @@ import numpy as np
 
 BITS = {"int8": 8, "int4": 4}
 SMALLEST = 1024
-"""Arrays with fewer numbers stay float32: their scales would take what their levels save."""
+"""Weights with fewer numbers stay float32: their scales would take what their levels save."""
+SMALLEST_PART = 256
+"""The same of the arrays of a file, which may hold a weight in parts."""
 HALF_ERROR = 2.0**-10
 """Twice the largest relative error of a number that float16 has all its digits for."""
 _STEPS = 8
@@ -87,7 +89,7 @@ def smallest_type(array: np.ndarray, channels: Axes, allowed: tuple[str, ...] = 
         channels: the axes that count channels.
         allowed: the integers that may be told.
     """
-    if array.size < SMALLEST:
+    if array.size < SMALLEST_PART:
         return "float32"
     rows, _ = _by_channel(array, channels)
     for name in allowed:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ....keras_models.formulation import TENSORFLOW, Formulation, parts_of_depthwise
 from ....keras_models.kernels.plain import group_of
 from ....keras_models.layers.convolution import Convolution
 from ....keras_models.layers.dense import VectorLinear
@@ -34,6 +35,8 @@ class Weight:
             would take much of what its levels save: then its rows have factors.
         group: how many inputs have a scale of their own for each channel, because the layer computes with as many of
             them at once, and a file holds as many together; None for all.
+        parts: rows and columns of a depthwise kernel that a runtime computes apart, and that have scales of their own;
+            empty for a kernel that is one.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Weight:
     bias: keras.Variable | None
     channels: Axes
     group: int | None = None
+    parts: tuple[tuple[slice, slice], ...] = ()
 
     @property
     def tower(self) -> str:
@@ -63,8 +67,13 @@ class Weight:
         return None if self.bias is None else np.asarray(keras.ops.convert_to_numpy(self.bias))
 
 
-def weights_of(model: Any) -> list[Weight]:
-    """The weights of a MobileClipModel in its inference form, large ones alone, in the order of computation."""
+def weights_of(model: Any, formulation: Formulation = TENSORFLOW) -> list[Weight]:
+    """The weights of a MobileClipModel in its inference form, large ones alone, in the order of computation.
+
+    Args:
+        model: of the weights.
+        formulation: of the runtime that will compute with them.
+    """
     names = {id(variable): name for name, variable in variables_by_name(model).items()}
     found = {}
     for encoder in filter(None, (model.image_encoder, model.text_encoder)):
@@ -77,8 +86,15 @@ def weights_of(model: Any) -> list[Weight]:
                 bias = encoder.backbone.positional_embedding if kind == "embedding" else getattr(layer, "bias", None)
                 vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
                 group = group_of(variable.shape[0]) if vectors else None
-                found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group)
+                parts = _parts(layer, formulation) if kind == "depthwise" else ()
+                found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group, parts)
     return [found[each] for each in names if each in found]
+
+
+def _parts(layer: Convolution, formulation: Formulation) -> tuple[tuple[slice, slice], ...]:
+    rows, columns = layer.kernel_size
+    apart = parts_of_depthwise(formulation, (rows, columns), layer.strides, layer.margins)
+    return tuple((part[0], part[1]) for part in apart)
 
 
 def described(layer: Any) -> tuple[str, keras.Variable, Axes] | None:

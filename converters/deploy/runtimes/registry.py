@@ -32,8 +32,7 @@ class Runtime:
         module: the file beside this one that writes and runs its files.
         int4: the kinds of weights that its files hold in 4 bits. Depthwise kernels have too few numbers for a scale.
             LiteRT's convolutions have no program for 4 bits: it would make floats of them at every call.
-        int8: those that they hold in 8 bits. LiteRT keeps 12 bytes for each scale, with which the 8 bits of a depthwise
-            kernel take as much as 16.
+        int8: those that they hold in 8 bits.
         integers: the kinds of weights whose layers may compute in integers: their inputs are rounded at every call.
         ways: the settings that a file is proven under, "" for the default alone.
         fixed_shapes: whether its files have one shape for each batch.
@@ -110,7 +109,7 @@ _INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
 RUNTIMES = {
     "litert": Runtime(
         "LiteRT", "litert", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite",
-        (*_FLOATS, *_INTEGERS), "litert", int4=("dense", "embedding"), int8=_LARGE_KINDS, integers=("dense",),
+        (*_FLOATS, *_INTEGERS), "litert", int4=("dense", "embedding"), integers=("dense",),
         formulation=Formulation(most_taps=25), fixed_shapes=True,
     ),
     "onnx": Runtime(
