@@ -1,6 +1,6 @@
 """A table of embeddings with a scale for each row, where a file keeps one for all.
 
-LiteRT keeps 12 bytes for each scale, which is much of a narrow row. So rows are brought to one range, and what the
+LiteRT keeps 4 bytes for each scale, which is much of a narrow row. So rows are brought to one range, and what the
 look-up gives is multiplied by the row's own factor, which is looked up, too: one byte a row.
 """
 
