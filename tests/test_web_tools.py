@@ -132,6 +132,8 @@ def test_demo_without_a_folder_makes_the_page_of_shapes_once(tmp_path: Path, mon
         done = CliRunner().invoke(cli.app, ["demo", "--no-browser"])
         assert done.exit_code == 0, done.output
     assert len(made) == 1 and seen == [(made[0], False)] * 2 and made[0].parent == tmp_path / "cache"
+    monkeypatch.setattr(demo, "FORMAT", demo.FORMAT + 1)  # what is there could not be read
+    assert CliRunner().invoke(cli.app, ["demo", "--no-browser"]).exit_code == 0 and len(made) == 2
 
 
 def test_what_a_browser_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from ....keras_models.store.writing.own_files import sha256
 from ....verify.shapes.checkpoint import PACKED
 from ...conversion.cache import cache_folder
 from ...conversion.progress import Progress
-from ..contents.bundle import read_bundle
+from ..contents.bundle import FORMAT, read_bundle
 from ..request import DeployError
 from .runtime_files import VERSION
 from .serving import address_of, make_server
@@ -38,15 +38,19 @@ def own_page(progress: Progress) -> Path:
     """
     from ..export import export
 
-    # Another version of the program or of the page's runtime, or other weights, make another page.
-    name = f"{OWN_MODEL}-page-{version('mobileclip-keras')}-{VERSION}-{sha256(PACKED)[:8]}"
-    page = cache_folder() / name
+    page = cache_folder() / (name := page_name())
     page.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(page.with_name(f".{name}.lock")):
         if not page.exists():
             export(OWN_MODEL, "web", out=page, progress=progress)
     check_page(page)
     return page
+
+
+def page_name() -> str:
+    """Of the folder of this program's own page. Another version of the program, of bundles or of the page's runtime, or
+    other weights, make another page."""
+    return f"{OWN_MODEL}-page-{version('mobileclip-keras')}-{FORMAT}-{VERSION}-{sha256(PACKED)[:8]}"
 
 
 def show(folder: Path, port: int, browser: bool, tell: Callable[[str], None]) -> None:
