@@ -20,10 +20,20 @@ class Formulation:
         most_taps: how many numbers a depthwise kernel may have; larger ones are computed in parts. None for any number.
             XNNPACK, which computes for LiteRT, has fast programs for up to 25: a 7 x 7 kernel in three parts takes a
             ninth of the time.
+        norm_of_distances: whether a layer norm divides the distances from the mean by their root mean square, as in the
+            paper, in place of one factor and one sum for each row. So converters know it: ONNX has one operation for
+            it, OpenVINO one for all but gamma and beta, in place of five.
+        scaled_scores: whether scores are scaled, not queries. ONNX Runtime and OpenVINO do so within the product; the
+            scale of the queries took a pass over them.
+        one_without_batch: whether the attention of one input has no axis for the batch. ONNX Runtime then multiplies
+            heads where they lie. With four dimensions it copies queries, keys and values into another order first.
     """
 
     dense_as_convolution: bool = False
     most_taps: int | None = None
+    norm_of_distances: bool = False
+    scaled_scores: bool = False
+    one_without_batch: bool = False
 
 
 TENSORFLOW = Formulation()
