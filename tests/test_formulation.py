@@ -92,17 +92,20 @@ def test_a_norm_of_distances_is_the_same(dtype: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, None])
 @pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scaled", ["queries", "scores", "packed"])
 @pytest.mark.parametrize("without_batch", [True, False])
-def test_attention_with_scaled_scores_is_the_same(batch: int | None, causal: bool, without_batch: bool) -> None:
+def test_attention_is_the_same_wherever_it_is_scaled(
+    batch: int | None, causal: bool, scaled: Any, without_batch: bool
+) -> None:
     import tensorflow as tf
 
     packed = normal(batch or 3, 5, 24)
-    with formulated(Formulation(scaled_scores=True, one_without_batch=without_batch)):
+    with formulated(Formulation(scaled=scaled, one_without_batch=without_batch)):
         attend = tf.function(lambda given: kernels.attention(given, 2, causal))
         traced = attend.get_concrete_function(tf.TensorSpec((batch, 5, 24), tf.float64))
     assert difference(traced(tf.constant(packed)), plain.attention(packed, 2, causal)) < EXACT
     most = max(len(each.shape) for node in traced.graph.get_operations() for each in node.outputs if each.shape.rank)
-    assert most == (3 if batch == 1 and without_batch else 4)
+    assert most == (3 if batch == 1 and without_batch and scaled != "queries" else 4)
 
 
 def image_part() -> Part:

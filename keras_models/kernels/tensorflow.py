@@ -80,18 +80,22 @@ def convolve(
 
 
 def attention(packed: Any, heads: int, causal: bool) -> Tensor:
-    """In a program for a runtime that scales within a product, scores are scaled, and not queries."""
+    """In a program for another runtime, scaled where that costs nothing there."""
     how = current()
-    if not how.scaled_scores:
+    if how.scaled == "queries":
         return plain.attention(packed, heads, causal)
     length, channels = keras.ops.shape(packed)[1], packed.shape[-1] // 3
     width = channels // heads
-    if how.one_without_batch and packed.shape[0] == 1:
-        shape, heads_first, as_columns = (length, heads, width), (1, 0, 2), (1, 2, 0)
-    else:
-        shape, heads_first, as_columns = (-1, length, heads, width), (0, 2, 1, 3), (0, 2, 3, 1)
+    scale = width**-0.5
+    if how.scaled == "packed":
+        packed = packed * tf.constant([scale] * channels + [1.0] * 2 * channels, packed.dtype)
+    is_one = how.one_without_batch and packed.shape[0] == 1
+    shape = (length, heads, width) if is_one else (-1, length, heads, width)
+    heads_first, as_columns = ((1, 0, 2), (1, 2, 0)) if is_one else ((0, 2, 1, 3), (0, 2, 3, 1))
     query, key, value = (tf.reshape(part, shape) for part in tf.split(packed, 3, -1))
-    scores = tf.transpose(query, heads_first) @ tf.transpose(key, as_columns) * width**-0.5
+    scores = tf.transpose(query, heads_first) @ tf.transpose(key, as_columns)
+    if how.scaled == "scores":
+        scores = scores * scale
     if causal:
         scores = scores + plain.causal_mask(length, scores.dtype)
     attended = tf.nn.softmax(scores) @ tf.transpose(value, heads_first)

@@ -103,8 +103,8 @@ DISTRIBUTIONS = {
 """The packages' names where they are installed from, by their import names."""
 
 _LARGE_KINDS = ("convolution", "dense", "embedding")
-_OPENVINO = Formulation(dense_as_convolution=True, norm_of_distances=True, scaled_scores=True)
-_ONNX = replace(_OPENVINO, one_without_batch=True)
+_OPENVINO = Formulation(dense_as_convolution=True, norm_of_distances=True, scaled="packed")
+_ONNX = replace(_OPENVINO, scaled="scores", one_without_batch=True)
 _FLOATS = ("float32", "fp16")
 _INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
 
