@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,21 @@ class Formulation:
         most_taps: how many numbers a depthwise kernel may have; larger ones are computed in parts. None for any number.
             XNNPACK, which computes for LiteRT, has fast programs for up to 25: a 7 x 7 kernel in three parts takes a
             ninth of the time.
+        norm_of_distances: whether a layer norm divides the distances from the mean by their root mean square, as in the
+            paper, in place of one factor and one sum for each row. So converters know it: ONNX has one operation for
+            it, OpenVINO one for all but gamma and beta, in place of five.
+        scaled: what attention multiplies by its scale. TensorFlow is fastest with "queries". ONNX Runtime scales
+            "scores" within the product that makes them. OpenVINO multiplies weights, once, by what their products are
+            multiplied by; that has to be all that is "packed", keys and values by 1.
+        one_without_batch: whether the attention of one input has no axis for the batch. ONNX Runtime then multiplies
+            heads where they lie. With four dimensions it copies queries, keys and values into another order first.
     """
 
     dense_as_convolution: bool = False
     most_taps: int | None = None
+    norm_of_distances: bool = False
+    scaled: Literal["queries", "scores", "packed"] = "queries"
+    one_without_batch: bool = False
 
 
 TENSORFLOW = Formulation()

@@ -80,6 +80,34 @@ def test_a_dense_layer_over_images_is_the_same_as_a_convolution(bias: bool, acti
     assert difference(made, plain.dense(*given)) < EXACT
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_a_norm_of_distances_is_the_same(dtype: str) -> None:
+    given = [keras.ops.cast(array, dtype) for array in (normal(2, 5, 8) + 3, normal(8), normal(8))]
+    with formulated(Formulation(norm_of_distances=True)):
+        made = kernels.layer_norm(*given, 1e-2)
+    assert keras.backend.standardize_dtype(made.dtype) == dtype
+    # Both round to float16 once, so they are a step apart at most. Of numbers from 8 to 16 it is 2^-7.
+    assert difference(made, kernels.layer_norm(*given, 1e-2)) <= (EXACT if dtype == "float64" else 2**-7)
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scaled", ["queries", "scores", "packed"])
+@pytest.mark.parametrize("without_batch", [True, False])
+def test_attention_is_the_same_wherever_it_is_scaled(
+    batch: int | None, causal: bool, scaled: Any, without_batch: bool
+) -> None:
+    import tensorflow as tf
+
+    packed = normal(batch or 3, 5, 24)
+    with formulated(Formulation(scaled=scaled, one_without_batch=without_batch)):
+        attend = tf.function(lambda given: kernels.attention(given, 2, causal))
+        traced = attend.get_concrete_function(tf.TensorSpec((batch, 5, 24), tf.float64))
+    assert difference(traced(tf.constant(packed)), plain.attention(packed, 2, causal)) < EXACT
+    most = max(len(each.shape) for node in traced.graph.get_operations() for each in node.outputs if each.shape.rank)
+    assert most == (3 if batch == 1 and without_batch and scaled != "queries" else 4)
+
+
 def image_part() -> Part:
     request = make_request("litert", ("image",))
     return parts_of(small_model("small_mci", None, form="inference"), request, None)[0]
@@ -178,12 +206,9 @@ def norm_model(changed: dict[str, list[str]] | None = None, axis: int = -1, keep
         "variance": ("ReduceMean", ["square", "axes"]),
         "wide": ("Add", ["variance", "epsilon"]),
         "root": ("Sqrt", ["wide"]),
-        "inverse": ("Div", ["root", "wide"]),
-        "scale": ("Mul", ["gamma", "inverse"]),
-        "product": ("Mul", ["x", "scale"]),
-        "moved": ("Mul", ["mean", "scale"]),
-        "shift": ("Sub", ["beta", "moved"]),
-        "y": ("Add", ["product", "shift"]),
+        "normed": ("Div", ["apart", "root"]),
+        "scaled": ("Mul", ["normed", "gamma"]),
+        "y": ("Add", ["scaled", "beta"]),
     }
     nodes = [
         helper.make_node(
@@ -198,14 +223,17 @@ def norm_model(changed: dict[str, list[str]] | None = None, axis: int = -1, keep
     numbers = [helper.make_tensor(name, TensorProto.DOUBLE, [len(each)], each) for name, each in constants.items()]
     numbers.append(helper.make_tensor("axes", TensorProto.INT64, [1], [axis]))
     given = [tensor("x", [4, 4, 4]), tensor("other", [4, 4, 4])]
-    outputs = [tensor("y", [4, 4, 4]), *([tensor(shown, [4, 4, 1])] if shown else [])]
+    outputs = [tensor("y", [4, 4, 4]), *([tensor(shown, ["a", "b", "c"])] if shown else [])]
     made = helper.make_graph(nodes, "norm", given, outputs, numbers)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     checker.check_model(model)
     return model
 
 
-@pytest.mark.parametrize("turned", [{}, {"y": ["shift", "product"], "scale": ["inverse", "gamma"]}])
+TURNED = {"y": ["beta", "scaled"], "scaled": ["gamma", "normed"], "wide": ["epsilon", "variance"]}
+
+
+@pytest.mark.parametrize("turned", [{}, TURNED])
 def test_onnx_computes_the_layer_norm_that_was_converted(turned: dict[str, list[str]]) -> None:
     import onnx
     import onnxruntime
@@ -225,18 +253,21 @@ def test_onnx_computes_the_layer_norm_that_was_converted(turned: dict[str, list[
     "changes",
     [
         {"changed": {"apart": ["other", "mean"]}},
-        {"changed": {"product": ["other", "scale"]}},
-        {"changed": {"moved": ["variance", "scale"]}},
+        {"changed": {"apart": ["mean", "x"]}},
         {"changed": {"square": ["apart", "x"]}},
-        {"changed": {"inverse": ["root", "variance"]}},
-        {"changed": {"inverse": ["root", "epsilon"]}},
+        {"changed": {"square": ["x", "x"]}},
         {"changed": {"variance": ["apart", "axes"]}},
         {"changed": {"wide": ["variance", "gamma"]}},
-        {"changed": {"scale": ["other", "inverse"]}},
+        {"changed": {"wide": ["mean", "epsilon"]}},
+        {"changed": {"root": ["variance"]}},
+        {"changed": {"normed": ["root", "apart"]}},
+        {"changed": {"normed": ["x", "root"]}},
+        {"changed": {"normed": ["apart", "wide"]}},
+        {"changed": {"scaled": ["normed", "other"]}},
+        {"changed": {"y": ["scaled", "other"]}},
         {"axis": 1},
         {"keepdims": 0},
-        {"shown": "variance"},
-        {"shown": "mean"},
+        *({"shown": name} for name in ("mean", "apart", "square", "variance", "wide", "root", "normed", "scaled")),
     ],
     ids=str,
 )
@@ -245,9 +276,15 @@ def test_what_is_no_layer_norm_stays(changes: dict[str, Any]) -> None:
     assert with_layer_norms(norm_model(**changes)) == before
 
 
-def test_onnx_gets_each_layer_norm_as_one_operation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "norm"), [("onnx", "LayerNormalization"), ("openvino", "MVN")])
+def test_transformers_are_written_as_their_runtime_knows_them(runtime: str, norm: str, tmp_path: Path) -> None:
     (part,) = parts_of(
-        small_model("small_vit", None, form="inference"), make_request("onnx", ("image",), batch="1"), None
+        small_model("small_vit", None, form="inference"), make_request(runtime, ("image",), batch="1"), None
     )
-    counted = Counter(each.kind for each in RUNTIMES["onnx"].code.operations(written("onnx", part, tmp_path)))
-    assert counted["LayerNormalization"] == 5 and not counted["ReduceMean"]
+    operations = list(RUNTIMES[runtime].code.operations(written(runtime, part, tmp_path)))
+    counted = Counter(each.kind for each in operations)
+    assert counted[norm] == 5 and not counted["ReduceMean"]
+    if runtime == "onnx":
+        assert {len(each.inputs[0].shape) for each in operations if each.kind == "Softmax"} == {3}
+    else:
+        assert counted["ScaledDotProductAttention"] == 1

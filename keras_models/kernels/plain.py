@@ -153,11 +153,15 @@ def attention(packed: Tensor, heads: int, causal: bool) -> Tensor:
     query = ops.transpose(query, (0, 2, 1, 3)) * (channels // heads) ** -0.5
     scores = query @ ops.transpose(key, (0, 2, 3, 1))
     if causal:
-        place = ops.arange(length)
-        hidden = ops.cast(place[None, :] > place[:, None], keras.backend.standardize_dtype(scores.dtype))
-        scores = scores + hidden * MASKED
+        scores = scores + causal_mask(length, scores.dtype)
     attended = ops.softmax(scores, axis=-1) @ ops.transpose(value, (0, 2, 1, 3))
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, length, channels))
+
+
+def causal_mask(length: Any, dtype: Any) -> Tensor:
+    """(length, length), to be added to scores: MASKED where a position stands behind the one that looks, else 0."""
+    place = ops.arange(length)
+    return ops.cast(place[None, :] > place[:, None], keras.backend.standardize_dtype(dtype)) * MASKED
 
 
 def attention_at(inputs: Tensor, picks: Picks, kernel: Tensor, bias: Tensor | None, heads: int, causal: bool) -> Tensor:

@@ -77,12 +77,42 @@ def convolve(
     return outputs
 
 
+def attention(packed: Any, heads: int, causal: bool) -> Tensor:
+    """In a program for another runtime, scaled where that costs nothing there."""
+    how = current()
+    if how.scaled == "queries":
+        return plain.attention(packed, heads, causal)
+    length, channels = keras.ops.shape(packed)[1], packed.shape[-1] // 3
+    width = channels // heads
+    scale = width**-0.5
+    if how.scaled == "packed":
+        packed = packed * tf.constant([scale] * channels + [1.0] * 2 * channels, packed.dtype)
+    is_one = how.one_without_batch and packed.shape[0] == 1
+    shape = (length, heads, width) if is_one else (-1, length, heads, width)
+    heads_first, as_columns = ((1, 0, 2), (1, 2, 0)) if is_one else ((0, 2, 1, 3), (0, 2, 3, 1))
+    query, key, value = (tf.reshape(part, shape) for part in tf.split(packed, 3, -1))
+    scores = tf.transpose(query, heads_first) @ tf.transpose(key, as_columns)
+    if how.scaled == "scores":
+        scores = scores * scale
+    if causal:
+        scores = scores + plain.causal_mask(length, scores.dtype)
+    attended = tf.nn.softmax(scores) @ tf.transpose(value, heads_first)
+    return tf.reshape(tf.transpose(attended, heads_first), (-1, length, channels))
+
+
 def layer_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:
     """With TensorFlow's square root, which is exact. A power of 0.5, run on its own, is off by up to a whole last bit.
 
     What follows from weights alone is off by the same for all inputs, so nothing averages it away.
     """
-    return plain_norms.layer_norm(inputs, gamma, beta, epsilon, tf.sqrt)
+    if not current().norm_of_distances:
+        return plain_norms.layer_norm(inputs, gamma, beta, epsilon, tf.sqrt)
+    dtype = inputs.dtype
+    states, gamma, beta = (tf.cast(array, plain_norms.float32_at_least(dtype.name)) for array in (inputs, gamma, beta))
+    # OpenVINO's converter stumbles over an axis that is no list.
+    distances = states - tf.reduce_mean(states, [-1], keepdims=True)
+    variance = tf.reduce_mean(distances * distances, [-1], keepdims=True)
+    return tf.cast(distances / tf.sqrt(variance + epsilon) * gamma + beta, dtype)
 
 
 def batch_norm(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layer norms as one operation of ONNX, where the converter wrote a dozen: a tenth of the time of one text."""
+"""Layer norms as one operation of ONNX, where the converter wrote nine: a tenth of the time of one text."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 def with_layer_norms(model: Any) -> Any:
-    """Puts the operation wherever a model computes what `layer_norm` of kernels/plain_norms.py says."""
+    """Puts the operation wherever a model computes a norm of distances, as kernels/tensorflow.py writes it."""
     from onnx import helper
 
     found = Graph(model.graph)
@@ -34,58 +34,34 @@ def with_layer_norms(model: Any) -> Any:
 def _match(graph: Graph, last: Any, tensors: dict[str, Any]) -> tuple[list[Any], str, str, str, float] | None:
     """The operations that go, what the norm takes, the names of gamma and beta, and epsilon.
 
-    inputs x scale + (beta - mean x scale), where scale is gamma x sqrt(variance + epsilon) / (variance + epsilon).
+    distances / sqrt(mean of squared distances + epsilon) x gamma + beta, where the distances are those from the mean.
     """
-    for product_name, shift_name in (last.input, reversed(last.input)):
-        product, shift = graph.maker(product_name, "Mul"), graph.maker(shift_name, "Sub")
-        if product is None or shift is None or shift.input[0] not in tensors:
-            continue
-        moved = graph.maker(shift.input[1], "Mul")
-        if moved is None:
-            continue
-        for scale_name, mean_name in (moved.input, reversed(moved.input)):
-            inner = _inner(graph, product, scale_name, mean_name, tensors)
-            if inner is None:
+    for scaled_name, beta in (last.input, reversed(last.input)):
+        scaled = graph.maker(scaled_name, "Mul")
+        for normed_name, gamma in (scaled.input, reversed(scaled.input)) if scaled is not None else ():
+            normed = graph.maker(normed_name, "Div")
+            if normed is None or gamma not in tensors or beta not in tensors:
                 continue
-            nodes, inputs, gamma, epsilon = inner
-            nodes += [product, shift, moved]
-            made = [name for node in nodes for name in node.output]
-            if all(graph.is_taken_by(name, [*nodes, last]) for name in made):
-                return nodes, inputs, gamma, shift.input[0], epsilon
+            if inner := _inner(graph, normed, tensors):
+                nodes, inputs, epsilon = inner
+                return [*nodes, normed, scaled], inputs, gamma, beta, epsilon
     return None
 
 
-def _inner(
-    graph: Graph, product: Any, scale_name: str, mean_name: str, tensors: dict[str, Any]
-) -> tuple[list[Any], str, str, float] | None:
-    """What makes scale and mean, what the norm takes, the name of gamma, and epsilon."""
-    scale, mean = graph.maker_of_any(scale_name, "Mul"), graph.maker_of_any(mean_name, "ReduceMean")
-    if scale is None or mean is None or scale_name not in product.input or not _is_of_last_axis(mean, tensors):
+def _inner(graph: Graph, normed: Any, tensors: dict[str, Any]) -> tuple[list[Any], str, float] | None:
+    """What makes the distances and their root mean square, what the norm takes, and epsilon."""
+    apart, root = graph.maker_of_any(normed.input[0], "Sub"), graph.maker(normed.input[1], "Sqrt")
+    mean, wide = apart and graph.maker(apart.input[1], "ReduceMean"), root and graph.maker(root.input[0], "Add")
+    if mean is None or wide is None or not _is_of_last_axis(mean, tensors) or mean.input[0] != apart.input[0]:
         return None
-    inputs = mean.input[0]
-    if sorted(product.input) != sorted((inputs, scale_name)):
-        return None
-    for inverse_name, gamma in (scale.input, reversed(scale.input)):
-        inverse = graph.maker(inverse_name, "Div")
-        root = inverse and graph.maker(inverse.input[0], "Sqrt")
-        if gamma not in tensors or root is None or root.input[0] != inverse.input[1]:
+    for variance_name, epsilon in (wide.input, reversed(wide.input)):
+        variance = graph.maker(variance_name, "ReduceMean")
+        square = variance and graph.maker(variance.input[0], "Mul")
+        if epsilon not in graph.numbers or square is None or not _is_of_last_axis(variance, tensors):
             continue
-        wide = graph.maker_of_any(root.input[0], "Add")
-        for variance_name, epsilon in (wide.input, reversed(wide.input)) if wide is not None else ():
-            variance = graph.maker(variance_name, "ReduceMean")
-            if epsilon not in graph.numbers or variance is None or not _is_of_last_axis(variance, tensors):
-                continue
-            square = graph.maker(variance.input[0], "Mul")
-            if square is None or square.input[0] != square.input[1]:
-                continue
-            apart = graph.maker_of_any(square.input[0], "Sub")
-            if apart is not None and list(apart.input) == [inputs, mean_name]:
-                return (
-                    [scale, mean, inverse, root, wide, variance, square, apart],
-                    inputs,
-                    gamma,
-                    graph.numbers[epsilon],
-                )
+        of_distances = list(square.input) == [apart.output[0]] * 2
+        if of_distances and graph.is_taken_by(apart.output[0], [square, normed]):
+            return [mean, apart, square, variance, wide, root], apart.input[0], graph.numbers[epsilon]
     return None
 
 

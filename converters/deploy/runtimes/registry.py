@@ -102,7 +102,8 @@ DISTRIBUTIONS = {
 """The packages' names where they are installed from, by their import names."""
 
 _LARGE_KINDS = ("convolution", "dense", "embedding")
-_CHANNELS_FIRST = Formulation(dense_as_convolution=True)
+_OPENVINO = Formulation(dense_as_convolution=True, norm_of_distances=True, scaled="packed")
+_ONNX = replace(_OPENVINO, scaled="scores", one_without_batch=True)
 _FLOATS = ("float32", "fp16")
 _INTEGERS = ("int8-weights", "int8", "int4-weights", "auto")
 
@@ -115,12 +116,12 @@ RUNTIMES = {
     "onnx": Runtime(
         "ONNX", "onnx", ("tensorflow", "tf2onnx", "onnx"), ("onnxruntime",), ".onnx",
         (*_FLOATS, "int8-weights", "int4-weights", "auto"), "onnx_file", int4=_LARGE_KINDS,
-        formulation=_CHANNELS_FIRST, weights_apart=True,
+        formulation=_ONNX, weights_apart=True,
     ),
     "openvino": Runtime(
         "OpenVINO", "openvino", ("tensorflow",), ("openvino",), ".xml",
         (*_FLOATS, "int8-weights", "auto"), "openvino_file", ways=("float32", "default"),
-        formulation=_CHANNELS_FIRST,
+        formulation=_OPENVINO,
     ),
     "web": Runtime(
         "Web browsers", "web", ("tensorflow", "ai_edge_quantizer"), ("ai_edge_litert",), ".tflite", _FLOATS, "litert",
