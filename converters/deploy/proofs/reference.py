@@ -1,6 +1,5 @@
 """PyTorch's features of the proof's inputs, in float64 and in float32, from the weights that a folder holds."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from ....keras_models.registry import Variant
 from ....verify.compare import Features
+from ..own_memory import give_back
 from .inputs import ProofInputs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def compute_truth(
     from ....verify.torch_models.runs import MORE_RUNS, RUNS, run
 
     whole = build()
-    gc.collect()  # the Keras model that it was made from refers to itself in circles
+    give_back()  # the Keras model that it was made from refers to itself in circles
     image, text = (getattr(whole, f"{tower}_tower") if tower in towers else None for tower in ("image", "text"))
     reference = TorchReference(image, text, None)
     # Folded by timm's code in float64, it is the same to 1e-14 and takes half the time.
@@ -75,7 +75,7 @@ def compute_truth(
     )
     single = reference.to("float32")
     del whole, image, text, reference, folded
-    gc.collect()
+    give_back()
     return Truth(exact, [run(single, way, fixed) for way in (MORE_RUNS if more else RUNS)])
 
 
