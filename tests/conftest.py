@@ -43,6 +43,7 @@ NEED_TORCH = (
     "test_evaluation_metrics.py",
     "test_mutants.py",
     "test_one_tower.py",
+    "test_own_memory.py",
     "test_preprocessing.py",
     "test_shown.py",
     "test_to_torch.py",
