@@ -92,6 +92,20 @@ def test_a_bundle_for_another_runtime(runtime: str, small_folder: Path, tmp_path
     assert ways == (["float32", "default"] if runtime == "openvino" else [""])
     assert verify_bundle(done.folder).passed
     assert run_readme(done.folder).startswith("[[")
+    if runtime == "onnx":
+        check_metadata_of_onnx(done.folder)
+
+
+def check_metadata_of_onnx(folder: Path) -> None:
+    """What is written behind the rest of a file is part of it, for onnx and for the runtime."""
+    import onnx
+    import onnxruntime
+
+    path = str(folder / "image.onnx")
+    onnx.checker.check_model(path)
+    said = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    assert said["input.image"] == "float32 (batch, 64, 64, 3)" and "apple-amlr" in said["license"]
+    assert said == {each.key: each.value for each in onnx.load(path).metadata_props}
 
 
 def test_the_look_up_of_ids_outside(small_folder: Path, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Exporting a converted folder as a bundle, which appears only once its files are proven."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...keras_models.architectures import TEXT_TOWERS
 from ...keras_models.inputs.preprocessing import ImagePreprocessor
 from ...keras_models.inputs.tokenizer import Tokenizer
 from ...keras_models.store.file_names import BUNDLE_FILE
@@ -103,8 +106,14 @@ def _write(
     progress: Progress,
     run_job: RunJob,
 ) -> tuple[dict[str, Any], list[Check]]:
-    inputs = proof_inputs(found.variant, found.image_size, request)
-    made, rounded, truth = _convert(found, request, staged, source, calibration, inputs, progress, run_job)
+    tokenizer = None
+    with ThreadPoolExecutor(1) as aside:  # this process waits for others here
+        given = aside.submit(proof_inputs, found.variant, found.image_size, request)
+        if "text" in request.towers:
+            tokens = Tokenizer(TEXT_TOWERS[found.variant.text_tower].context_length)
+            tokenizer = aside.submit(write_tokenizer, staged / TOKENIZER_FOLDER, tokens)
+        made, rounded, truth = _convert(found, request, staged, source, calibration, given.result, progress, run_job)
+    inputs = given.result()
     stored = Stored(dict.fromkeys(request.towers, request.recipe) if rounded is None else rounded.chosen)
     if runtime is not None:
         write_page(staged, runtime)
@@ -117,12 +126,9 @@ def _write(
         checks = [replace(check, bound=certificate["bound"]) for check in checks]
         draw(rounded.trials, rounded.chosen, staged / PICTURE_FILE)
     write_golden(staged / golden.FOLDER, inputs, truth, made)
-    tokenizer = None
-    if "text" in request.towers:
-        difference = write_tokenizer(staged / TOKENIZER_FOLDER, Tokenizer(made["context_length"]))
-        tokenizer = difference.to_json()
+    difference = None if tokenizer is None else tokenizer.result().to_json()
     preprocessor = ImagePreprocessor.from_pretrained(found.folder) if "image" in request.towers else None
-    about = describe(request, found.variant, found.conversion, made, preprocessor, tokenizer, certificate)
+    about = describe(request, found.variant, found.conversion, made, preprocessor, difference, certificate)
     (staged / LICENSE_FILE).write_text(terms_of(found.variant).text, encoding="utf-8")
     (staged / README_FILE).write_text(render_readme(about, checks), encoding="utf-8")
     if runtime is not None:
@@ -146,7 +152,7 @@ def _convert(
     staged: Path,
     source: Path | None,
     calibration: Calibration,
-    fixed: ProofInputs,
+    fixed: Callable[[], ProofInputs],
     progress: Progress,
     run_job: RunJob,
 ) -> tuple[dict[str, Any], Rounded | None, Truth]:
@@ -173,7 +179,7 @@ def _convert(
         with progress(f"Converting to {request.how.title}, and computing with PyTorch"):
             alone = {"recipe": "float32", "out": str(staged), "weights": None, "floats": None}
             return convert([alone])[0], None, truths[0]
-    inputs = read_inputs(calibration, found.folder, request, fixed)
+    inputs = read_inputs(calibration, found.folder, request, fixed())
     own = calibration.to_json(inputs)
     made, rounded = round_and_choose(request, inputs, staged, convert, round_weights, own, progress)
     return made, rounded, truths[0]

@@ -9,6 +9,7 @@ import numpy as np
 from ...keras_models.registry import get_variant
 from .contents.bundle import request_from_json
 from .half import round_to_half, split, store_rounded
+from .own_memory import give_back
 from .proofs.inputs import ProofInputs, proof_inputs
 from .proofs.proof import FREE_BATCH, in_batches
 from .request import Request
@@ -98,6 +99,7 @@ def write_part(part: "Part", request: Request, path: Path) -> None:
     (save_without_weights if request.how.weights_apart else save)(part, request.batches, saved, request.how.formulation)
     request.how.code.write(saved, path, request.batches)
     shutil.rmtree(saved, ignore_errors=True)
+    give_back()  # a traced program refers to itself in circles
 
 
 def round_weights(spec: Facts) -> Facts:

@@ -24,6 +24,7 @@ def write(saved: Path, out: Path, batches: tuple[int, ...]) -> None:
 
     names = [signature_name(batch, batches) for batch in batches]
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=names)
+    converter.exclude_conversion_metadata = True  # `describe` says more, and does not write the file once more
     out.write_bytes(converter.convert())
 
 

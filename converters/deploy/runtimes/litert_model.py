@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 IDENTIFIER = b"TFL3"
+ROOM = 2**20
+"""Bytes for all but the weights, in most files."""
 _ALIGNED = 16
 """Bytes: the schema's `force_align` of a buffer's data."""
 
@@ -24,13 +26,20 @@ def read_model(path: Path) -> Any:
 
 def write_model(model: Any, path: Path) -> None:
     """Writes a ModelT."""
-    builder = _builder()
+    # Room for all from the start: by itself a builder doubles its room again and again, up to three times the file.
+    weights = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    builder = _builder(weights + ROOM)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    path.write_bytes(builder.Output())
+    with open(path, "wb") as file:
+        file.write(memoryview(builder.Bytes)[builder.Head() :])
 
 
-def _builder() -> Any:
-    """A builder that writes equal vectors once, and buffers' data where the schema wants them."""
+def _builder(room: int) -> Any:
+    """A builder that writes equal vectors once, and buffers' data where the schema wants them.
+
+    Args:
+        room: bytes that it begins with.
+    """
     import flatbuffers
 
     class Builder(flatbuffers.Builder):
@@ -44,4 +53,4 @@ def _builder() -> Any:
             return written[key]
 
     written: dict[tuple[str, bytes], int] = {}
-    return Builder(1024)
+    return Builder(room)
