@@ -20,6 +20,9 @@ MARGIN = 0.01
 MARGIN_OF_INTEGERS = 0.05
 """The same where the last of the budget goes to layers that compute in integers: what the runtime rounds there is known
 less well."""
+ROOM_FOR_SPEED = 1.02
+"""Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
+its weights leave of the budget is what inputs may cost."""
 MORE_STEPS = 16
 """That are tried one by one in the end. None for a plan whose layers all compute in integers: what is left of the
 budget is room for the runtime."""
@@ -71,10 +74,28 @@ def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:
     def holds(plan: Plan) -> bool:
         return judge.holds(plan, in_integers(judge.weights, plan, how))
 
-    allowed = {
-        name: {precision: judge.options[name][precision] for precision in shares[name]} for name in judge.options
-    }
-    return smallest_that_holds(plans_by_size(allowed, shares), holds, 0 if how.integers else MORE_STEPS)
+    plans = plans_by_size(_allowed(judge.options, shares), shares)
+    return smallest_that_holds(plans, holds, 0 if how.integers else MORE_STEPS)
+
+
+def with_room(options: Options, shares: Shares, plan: Plan) -> Plan:
+    """The plan of the least error that takes as many bytes as another, and ROOM_FOR_SPEED.
+
+    Args:
+        options: by weight and precision.
+        shares: of the error; they say which precisions there are.
+        plan: the other.
+    """
+
+    def size(each: Plan) -> float:
+        return sum(options[name][precision].bytes for name, precision in each.items())
+
+    plans = plans_by_size(_allowed(options, shares), shares)
+    return next((each for each in plans if size(each) <= ROOM_FOR_SPEED * size(plan)), plan)
+
+
+def _allowed(options: Options, shares: Shares) -> Options:
+    return {name: {precision: options[name][precision] for precision in shares[name]} for name in options}
 
 
 def search_integers(judge: Judge, plan: Plan, measured: Measured) -> list[Weight]:

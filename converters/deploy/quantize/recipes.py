@@ -19,8 +19,9 @@ IN_INTEGERS = ("int8", "mixed", "mixed-small")
 """Candidates whose dense layers compute in integers where their weights are integers, if the runtime can."""
 PLANNED = ("mixed", "mixed-small")
 """Candidates with a precision for each layer. Where the runtime computes in integers, all layers of the first do so
-that can. The second is the smallest that computes with floats, and then as many layers compute in integers as the
-budget allows: rounding what layers are given may cost more than all of it, whatever their weights are."""
+that can. The second is little larger than the smallest that computes with floats, and then as many layers compute in
+integers as the budget allows: rounding what layers are given may cost more than all of it, whatever their weights are.
+"""
 CANDIDATES = {"int8-weights": "int8", "int8": "int8", "int4-weights": "int4", **{name: name for name in PLANNED}}
 """What can be tried, and the set of rounded weights that it stores."""
 WORDS = {

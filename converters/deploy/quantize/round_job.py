@@ -12,7 +12,7 @@ from ..request import Request
 from .changing import changes
 from .means import measuring
 from .options import Plan, option, precisions, uniform_plan
-from .planning import Judge, search_integers, search_plan
+from .planning import Judge, search_integers, search_plan, with_room
 from .recipes import DEFAULT_BUDGET, PLANNED, weight_sets
 from .rounded_inputs import in_integers
 from .shares import Measured, measure_shares
@@ -65,9 +65,11 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
         for name in planned:
             how = request.how if name == PLANNED[0] else request.how.in_floats()
             shares = measured.of({each.name: precisions(each, how) for each in own}, bool(how.integers))
-            plan = search_plan(judge, shares, how)
+            plan, small = search_plan(judge, shares, how), name != PLANNED[0]
+            if small:
+                plan = with_room(options, shares, plan)
             in_part = in_integers(own, plan, request.how)
-            computed = in_part if name == PLANNED[0] else search_integers(judge, plan, measured)
+            computed = search_integers(judge, plan, measured) if small else in_part
             sets[name] |= changes(own, options, plan)
             floats.setdefault(name, []).extend(each.layer_name for each in in_part if each not in computed)
             layers.setdefault(name, {})[tower] = _listed(own, plan, measured, computed)
