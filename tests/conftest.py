@@ -101,6 +101,23 @@ def quickly_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """On JAX, in the tests of a file, XLA leaves most optimisations out: for what is not about compiled programs,
+    three quarters of the time where nothing is in JAX_CACHE."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
 def small_towers() -> Iterator[None]:
     """Makes the towers of small.py known by name to the tests of a file."""
     from mobileclip_keras.keras_models.architectures import IMAGE_TOWERS, TEXT_TOWERS

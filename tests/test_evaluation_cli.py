@@ -17,7 +17,7 @@ from mobileclip_keras.converters.cli.app import app
 from tests.datasets import CLASSES, TEMPLATES, rows, write_webdataset
 from tests.small import small_model
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 
 @pytest.fixture(scope="module")

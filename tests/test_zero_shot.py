@@ -27,7 +27,7 @@ from mobileclip_keras.keras_models.training.losses import contrastive_loss
 from tests.small import randomise, small_model
 from tests.support import call, nightly_on
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 PHOTOS = sorted((Path(__file__).parents[1] / "verify" / "photos").glob("*.jpg"))
 
