@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobileclip_keras.converters.deploy.contents.bundle import describe, read_bundle
+from mobileclip_keras.converters.deploy.contents.bundle import FORMAT, describe, read_bundle
 from mobileclip_keras.converters.deploy.contents.golden import read_golden
 from mobileclip_keras.converters.deploy.contents.readme import render_readme
 from mobileclip_keras.converters.deploy.export import Exported, export
@@ -31,7 +31,7 @@ def test_a_bundle_says_what_it_is(litert_bundle: Exported) -> None:
     check_proof(litert_bundle)
     assert [check.batch for check in litert_bundle.checks] == [1, 4]
     about = read_bundle(litert_bundle.folder)
-    assert about["format"] == 1 and about["runtime"] == "LiteRT" and about["model"]["variant"] == VARIANT
+    assert about["format"] == FORMAT and about["runtime"] == "LiteRT" and about["model"]["variant"] == VARIANT
     assert about["towers"]["image"]["inputs"]["image"]["shape"] == ["batch", 64, 64, 3]
     assert about["towers"]["text"]["inputs"]["tokens"]["dtype"] == "int32"
     assert about["towers"]["image"]["signatures"] == {"batch_1": 1, "batch_4": 4}

@@ -128,6 +128,7 @@ def test_golden_files_of_strangers_stay_inside(bundle_copy: Path) -> None:
 
 def test_an_old_bundle_is_refused(bundle_copy: Path) -> None:
     about = json.loads((bundle_copy / "bundle.json").read_text())
-    (bundle_copy / "bundle.json").write_text(json.dumps({**about, "format": 0}))
-    with pytest.raises(DeployError, match="has the format 0, and this version reads 1"):
-        verify_bundle(bundle_copy)
+    for old in (0, 1):
+        (bundle_copy / "bundle.json").write_text(json.dumps({**about, "format": old}))
+        with pytest.raises(DeployError, match=f"has the format {old}, and this version reads 2: export"):
+            verify_bundle(bundle_copy)
