@@ -221,7 +221,7 @@ def norm_model(changed: dict[str, list[str]] | None = None, axis: int = -1, keep
         for name, (kind, inputs) in graph.items()
     ]
     numbers = [helper.make_tensor(name, TensorProto.DOUBLE, [len(each)], each) for name, each in constants.items()]
-    numbers.append(helper.make_tensor("axes", TensorProto.INT64, [1], [axis]))
+    numbers += [helper.make_tensor(name, TensorProto.INT64, [1], [at]) for name, at in (("axes", axis), ("first", 1))]
     given = [tensor("x", [4, 4, 4]), tensor("other", [4, 4, 4])]
     outputs = [tensor("y", [4, 4, 4]), *([tensor(shown, ["a", "b", "c"])] if shown else [])]
     made = helper.make_graph(nodes, "norm", given, outputs, numbers)
@@ -252,6 +252,8 @@ def test_onnx_computes_the_layer_norm_that_was_converted(turned: dict[str, list[
 @pytest.mark.parametrize(
     "changes",
     [
+        {"changed": {"mean": ["x", "first"]}},
+        {"changed": {"variance": ["square", "first"]}},
         {"changed": {"apart": ["other", "mean"]}},
         {"changed": {"apart": ["mean", "x"]}},
         {"changed": {"square": ["apart", "x"]}},
