@@ -12,7 +12,7 @@ from mobileclip_keras.keras_models.tasks.embedding.errors import DataError
 from tests.embedding_support import picture
 from tests.small import small_model
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from mobileclip_keras.weight_maps.table import tower_rows
 from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, randomise, small_model
 from .support import LARGE_TOWERS, TOKENS, apply, error, images, marked, weights
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 TOLERANCE = 1e-10
 

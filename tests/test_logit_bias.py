@@ -24,7 +24,7 @@ from .converter_support import SMALL_CLIP, arrays, assert_same_bits, opened, pla
 from .small import EMBED_DIM, image_rows, randomise, text_rows
 from .support import TOKENS, call, checkpoint, images
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 ROWS = (LOGIT_SCALE, LOGIT_BIAS, *image_rows("small_mci", "apple"), *text_rows("small_mct", "apple"))
 
 

@@ -16,7 +16,7 @@ from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEnco
 from .small import SMALL_TEXT_TOWERS, small_model
 from .support import TOKENS, apply, call, error, images, nightly_on, weights
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 PAIR = {"image": images(64, 2), "text": TOKENS[:2]}
 

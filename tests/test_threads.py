@@ -17,9 +17,9 @@ from mobileclip_keras.keras_models.store.weights_file import save_model
 
 from .small import small_model
 
-pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers", "quickly_compiled")]
 
-TIMES = 300
+TIMES = 120
 
 
 def at_once(*tasks: Callable[[threading.Event], None]) -> None:
@@ -82,7 +82,7 @@ def test_another_thread_builds_and_trains_keras_models_meanwhile(tmp_path: Path)
             if done.is_set():
                 break
             check_keras_model()
-            if time % 100 == 0:
+            if time % 40 == 0:
                 other = keras_model()
                 other.compile("sgd", "mse")
                 before = other.get_weights()
