@@ -128,6 +128,7 @@ def test_layers_that_save_most_for_their_cost_compute_in_integers() -> None:
     assert computing_in_integers(costs, equal | {"c": 10_000}, plan) == ["c", "b", "d"]
     assert computing_in_integers(costs | {"d": 0.95}, equal, plan) == ["b", "a"]
     assert computing_in_integers(costs, equal | {"d": 10_000, "c": 5000, "a": 1000}, plan) == ["d", "c", "b"]
+    assert computing_in_integers(costs, equal | {"a": 10_000, "c": 10_000}, plan) == ["a", "b", "d"]
     assert computing_in_integers(dict.fromkeys(plan, 2.0), equal, plan) == []
 
 
