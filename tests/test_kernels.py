@@ -124,6 +124,7 @@ NOT_ARITHMETIC = {
     "float64_enabled",
     "float64_is_kept",
     "full_float32",
+    "causal_mask",
     "group_of",
     "half_precisions",
     "hand_over",

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.deploy.quantize.changing import changed, changes
 from mobileclip_keras.converters.deploy.quantize.means import measuring
 from mobileclip_keras.converters.deploy.quantize.options import option
-from mobileclip_keras.converters.deploy.quantize.round_job import changed, changes
 from mobileclip_keras.converters.deploy.quantize.rounding import how_stored, rounded
 from mobileclip_keras.converters.deploy.quantize.row_scales import by_rows
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, described, weights_of
