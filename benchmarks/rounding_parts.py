@@ -46,7 +46,7 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
         request: says the runtime.
         rows: of the tower's inputs.
     """
-    own = [weight for weight in weights_of(model) if weight.tower == tower]
+    own = [each for each in weights_of(model, request.how.formulation) if each.tower == tower]
     exact = round_job.features(model, tower, rows)
     with measuring(own) as means:
         round_job.features(model, tower, rows[::2])
