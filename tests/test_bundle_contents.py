@@ -57,6 +57,7 @@ def test_a_litert_file_names_its_inputs_and_says_what_it_is(litert_bundle: Expor
     model = flatbuffer_utils.read_model(str(litert_bundle.folder / "image.tflite"))
     assert b"MobileCLIP" in (model.description if isinstance(model.description, bytes) else model.description.encode())
     about = next(entry for entry in model.metadata if entry.name in (b"mobileclip_keras", "mobileclip_keras"))
+    assert not any(b";" in bytes(tensor.name) for graph in model.subgraphs for tensor in graph.tensors)
     content = json.loads(bytes(model.buffers[about.buffer].data))
     assert content["input.image"] == "float32 (batch, 64, 64, 3)" and "apple-amlr" in content["license"]
 

@@ -193,12 +193,17 @@ def _weights(path: Path) -> Iterator[tuple[str, str, np.ndarray, int]]:
 
 
 def describe(path: Path, about: dict[str, str]) -> None:
-    """Writes a description and metadata into a file."""
+    """Writes a description and metadata into a file.
+
+    Names are cut to what says their layer: the converter joins those of all that it made one of.
+    """
     import json
 
     from ai_edge_litert import schema_py_generated as schema
 
     model = read_model(path)
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        tensor.name = bytes(tensor.name).split(b";")[0]
     model.description = f"{about['name']}: {about['description']}"
     content, entry = schema.BufferT(), schema.MetadataT()
     content.data = np.frombuffer(json.dumps(about).encode(), np.uint8)
