@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ....keras_models.store.variables import variables_by_name
 from . import row_scales
 from .options import Options, Plan
 from .weights import Weight, weights_of
@@ -28,11 +29,19 @@ def changes(weights: list[Weight], options: Options, plan: Plan) -> dict[str, np
 
 
 @contextmanager
-def changed(weights: list[Weight], changes: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Within this context, variables have other values, and rows of tables the factors that are given for them."""
+def changed(
+    weights: list[Weight], changes: Mapping[str, np.ndarray], others: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Within this context, variables have other values, and rows of tables the factors that are given for them.
+
+    Args:
+        weights: whose variables, and whose layers' biases, may be among the changes.
+        changes: values by name.
+        others: more variables that may be, by name.
+    """
     tables = [(weight.layer, changes.get(f"{weight.name}{row_scales.NAME}")) for weight in weights]
     changes = {name: array for name, array in changes.items() if not name.endswith(row_scales.NAME)}
-    variables = {weight.name: weight.variable for weight in weights}
+    variables = {**(others or {}), **{weight.name: weight.variable for weight in weights}}
     variables |= {f"{weight.layer_name}/bias": weight.bias for weight in weights if weight.bias is not None}
     before = {name: np.array(keras.ops.convert_to_numpy(variables[name])) for name in changes}
     try:
@@ -54,5 +63,5 @@ def changed_model(model: Any, file: str | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    with np.load(file) as arrays, changed(weights_of(model), dict(arrays)):
+    with np.load(file) as arrays, changed(weights_of(model), dict(arrays), variables_by_name(model)):
         yield

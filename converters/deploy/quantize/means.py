@@ -1,4 +1,4 @@
-"""What layers are given: the means, by which biases are corrected, and the second moments, by which rounding is.
+"""What layers are given: means, by which biases are corrected, second moments, by which rounding is, and samples.
 
 A rounded kernel shifts the mean of what a layer puts out, and its bias takes that back ("Data-Free Quantization Through
 Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2, with means that are measured).
@@ -15,6 +15,9 @@ import numpy as np
 from ....keras_models.models.image_encoder import ImageProjectionHead
 from .weights import Weight
 
+SAMPLED = 32
+"""Positions of each row of a batch, or all where there are fewer."""
+
 
 @dataclass
 class Given:
@@ -26,18 +29,27 @@ class Given:
             each row is looked up, as parts of all.
         moment: (inputs, inputs): the sum of the products of two inputs of a dense layer, or of a convolution at one
             place; None for a depthwise one, and for a table.
+        sample: (positions, inputs): some of what a dense layer was given, as it was; None for other layers.
     """
 
     rows: int
     mean: np.ndarray
     moment: np.ndarray | None
+    sample: np.ndarray | None = None
 
     def add(self, other: "Given") -> "Given":
         """Both together."""
         rows = self.rows + other.rows
         mean = (self.rows * self.mean + other.rows * other.mean) / rows
         moment = None if self.moment is None or other.moment is None else self.moment + other.moment
-        return Given(rows, mean, moment)
+        sample = None if self.sample is None or other.sample is None else np.concatenate([self.sample, other.sample])
+        return Given(rows, mean, moment, sample)
+
+    def divided(self, factors: np.ndarray) -> "Given":
+        """As it would be if a dense layer's inputs, (inputs,), were divided by factors."""
+        assert self.moment is not None and self.sample is not None
+        moment = self.moment / np.outer(factors, factors)
+        return Given(self.rows, self.mean / factors, moment, self.sample / factors)
 
 
 Means = dict[str, Given]
@@ -62,7 +74,7 @@ def _recorded(weight: Weight, call: Callable[..., Any], found: Means) -> Callabl
         numbers = np.asarray(keras.ops.convert_to_numpy(inputs))
         if isinstance(weight.layer, ImageProjectionHead) and numbers.ndim == 4:
             numbers = numbers.mean((1, 2))  # as it does
-        given = Given(len(numbers), _mean(weight, numbers), _moment(weight, numbers))
+        given = Given(len(numbers), _mean(weight, numbers), _moment(weight, numbers), _sample(weight, numbers))
         found[weight.name] = found[weight.name].add(given) if weight.name in found else given
         return call(inputs, **options)
 
@@ -87,6 +99,13 @@ def _moment(weight: Weight, inputs: np.ndarray) -> np.ndarray | None:
         inputs = np.concatenate(_places(weight, inputs), -1)
     flat = inputs.reshape(-1, inputs.shape[-1])
     return flat.T @ flat
+
+
+def _sample(weight: Weight, inputs: np.ndarray) -> np.ndarray | None:
+    if weight.kind != "dense":
+        return None
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    return flat[np.linspace(0, len(flat) - 1, min(SAMPLED * len(inputs), len(flat))).astype(int)]
 
 
 def _places(weight: Weight, images: np.ndarray) -> list[np.ndarray]:

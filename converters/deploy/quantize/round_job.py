@@ -16,6 +16,7 @@ from .planning import Judge, search_integers, search_plan, with_room
 from .recipes import DEFAULT_BUDGET, PLANNED, weight_sets
 from .rounded_inputs import in_integers
 from .shares import Measured, measure_shares
+from .smoothing import smooth
 from .weights import Weight, weights_of
 
 ROWS = 8
@@ -26,7 +27,8 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     """Writes the rounded weights that a recipe needs, a file for each set of them.
 
     Args:
-        model: in its inference form.
+        model: in its inference form. Some of its variables are divided and others multiplied (smoothing.py), which
+            leaves its features as they are.
         request: says recipe and budget.
         rows: by tower, what to measure on.
         out: a folder for the files, `<set>.npz`: arrays by the names of the variables that change.
@@ -45,6 +47,9 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     with measuring(weights) as means:
         for tower in request.towers:
             features(model, tower, rows[tower][::2])  # the others show whether it holds for what is unseen
+    smoothed = smooth(model, weights, means) if request.how.integers else {}
+    for name in wanted:
+        sets[name] |= smoothed
     for tower in request.towers:
         own = [weight for weight in weights if weight.tower == tower]
         able = {weight.name: precisions(weight, request.how) for weight in own}
