@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from mobileclip_keras.converters.deploy.quantize import weights as weights_module
 from mobileclip_keras.converters.deploy.quantize.compensation import compensated
 from mobileclip_keras.converters.deploy.quantize.means import measuring, shift
 from mobileclip_keras.converters.deploy.quantize.options import Option, option, precisions, uniform_plan
@@ -26,6 +27,7 @@ from mobileclip_keras.keras_models.kernels.plain import group_of
 from mobileclip_keras.keras_models.layers.dense import Linear, VectorLinear
 
 from .small import small_model
+from .support import TOKENS
 
 pytestmark = pytest.mark.usefixtures("small_towers")
 
@@ -194,7 +196,30 @@ def test_measuring_leaves_the_layers_as_they_were() -> None:
     with pytest.raises(KeyError), measuring(weights_of(model)):
         compute()
         raise KeyError
-    assert not any("call" in vars(weight.layer) for weight in weights_of(model))
+    layers = [layer for weight in weights_of(model) for layer in (weight.layer, weight.attention)]
+    assert None in layers and not any("call" in vars(layer) for layer in layers if layer is not None)
+
+
+@pytest.mark.parametrize("tower", ["small_transformer_causal", "small_vit"])
+def test_a_layer_that_attention_does_not_call_is_measured(tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block computes one position, with parts of the packed kernel."""
+    monkeypatch.setattr(weights_module, "SMALLEST", 64)
+    image = tower == "small_vit"
+    model = small_model(*(tower, None) if image else (None, tower), form="inference")
+    chance = np.random.default_rng(0)
+    rows: Any = chance.random((3, 64, 64, 3)).astype(np.float32) if image else TOKENS[:3].astype(np.int32)
+    encoder = model.image_encoder if image else model.text_encoder
+    last, before = encoder.backbone.blocks[-1], f"block_{len(encoder.backbone.blocks) - 2}"
+    weights = [each for each in weights_of(model) if each.kind == "dense"]
+    (packed,) = (each for each in weights if each.layer is last.attn.qkv)
+    states = keras.ops.convert_to_numpy(last.norm1(encoder.backbone.stage_outputs(rows)[before]))
+    with measuring(weights) as means:
+        features = keras.ops.convert_to_numpy(encoder(rows))
+    assert {each.name for each in weights} == means.keys()
+    flat = states.reshape(-1, states.shape[-1])
+    assert np.allclose(means[packed.name].mean, flat.mean(0), atol=1e-5)
+    assert np.allclose(means[packed.name].moment, flat.T @ flat, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(keras.ops.convert_to_numpy(encoder(rows)), features)
 
 
 # --- Plans ---

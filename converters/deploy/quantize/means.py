@@ -60,17 +60,22 @@ Means = dict[str, Given]
 def measuring(weights: list[Weight]) -> Iterator[Means]:
     """Within this context, calls of the layers add to what it gives."""
     found: Means = {}
-    for weight in weights:
-        weight.layer.call = _recorded(weight, weight.layer.call, found)
+    watched = [(weight, layer) for weight in weights for layer in (weight.layer, weight.attention) if layer is not None]
+    for weight, layer in watched:
+        layer.call = _recorded(weight, layer.call, found, picking=layer is weight.attention)
     try:
         yield found
     finally:
-        for weight in weights:
-            del weight.layer.call  # the class's own comes back
+        for _, layer in watched:
+            del layer.call  # the class's own comes back
 
 
-def _recorded(weight: Weight, call: Callable[..., Any], found: Means) -> Callable[..., Any]:
+def _recorded(weight: Weight, call: Callable[..., Any], found: Means, picking: bool) -> Callable[..., Any]:
+    """A call that adds what it is given; an attention's does where it computes some positions, without its layer."""
+
     def recorded(inputs: Any, **options: Any) -> Any:
+        if picking and options.get("picks") is None:
+            return call(inputs, **options)
         numbers = np.asarray(keras.ops.convert_to_numpy(inputs))
         if isinstance(weight.layer, ImageProjectionHead) and numbers.ndim == 4:
             numbers = numbers.mean((1, 2))  # as it does

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ....keras_models.blocks.attention import SelfAttention
 from ....keras_models.formulation import TENSORFLOW, Formulation, parts_of_depthwise
 from ....keras_models.kernels.plain import group_of
 from ....keras_models.layers.convolution import Convolution
@@ -37,6 +38,8 @@ class Weight:
             them at once, and a file holds as many together; None for all.
         parts: rows and columns of a depthwise kernel that a runtime computes apart, and that have scales of their own;
             empty for a kernel that is one.
+        attention: that computes with the layer's weight itself, and does not call it, where few positions are wanted;
+            None for a layer that is always called.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Weight:
     channels: Axes
     group: int | None = None
     parts: tuple[tuple[slice, slice], ...] = ()
+    attention: Any = None
 
     @property
     def tower(self) -> str:
@@ -77,7 +81,10 @@ def weights_of(model: Any, formulation: Formulation = TENSORFLOW) -> list[Weight
     names = {id(variable): name for name, variable in variables_by_name(model).items()}
     found = {}
     for encoder in filter(None, (model.image_encoder, model.text_encoder)):
+        attentions: dict[int, SelfAttention] = {}
         for _, layer in layers_by_path(encoder):
+            if isinstance(layer, SelfAttention):
+                attentions[id(layer.qkv)] = layer
             about = described(layer)
             if about is None:
                 continue
@@ -87,7 +94,10 @@ def weights_of(model: Any, formulation: Formulation = TENSORFLOW) -> list[Weight
                 vectors = isinstance(layer, VectorLinear | ImageProjectionHead)
                 group = group_of(variable.shape[0]) if vectors else None
                 parts = _parts(layer, formulation) if kind == "depthwise" else ()
-                found[id(variable)] = Weight(names[id(variable)], kind, layer, variable, bias, channels, group, parts)
+                attention = attentions.get(id(layer))
+                found[id(variable)] = Weight(
+                    names[id(variable)], kind, layer, variable, bias, channels, group, parts, attention
+                )
     return [found[each] for each in names if each in found]
 
 
