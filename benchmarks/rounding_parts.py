@@ -27,6 +27,7 @@ from mobileclip_keras.converters.deploy.quantize.means import measuring
 from mobileclip_keras.converters.deploy.quantize.options import option, uniform_plan
 from mobileclip_keras.converters.deploy.quantize.ranking import nearness
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import in_integers, rounded_inputs
+from mobileclip_keras.converters.deploy.quantize.smoothing import smooth
 from mobileclip_keras.converters.deploy.quantize.weights import Weight, weights_of
 from mobileclip_keras.converters.deploy.request import Request, make_request
 from mobileclip_keras.keras_models.models.model import MobileClipModel
@@ -51,8 +52,12 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     with measuring(own) as means:
         round_job.features(model, tower, rows[::2])
     plan = uniform_plan(own, PRECISION, request.how)
-    options = {each.name: {plan[each.name]: option(each, plan[each.name], means)} for each in own}
     computed = in_integers(own, plan, request.how)
+    with rounded_inputs(computed):
+        as_they_are = nearness(round_job.features(model, tower, rows), exact, None).smallest_cosine
+    if computed:
+        smooth(model, own, means)
+    options = {each.name: {plan[each.name]: option(each, plan[each.name], means)} for each in own}
     everything = {weight.kind: [each for each in own if each.kind == weight.kind] for weight in own}
 
     def cosine(weights: list[Weight], inputs: list[Weight]) -> float:
@@ -62,7 +67,8 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     found = {f"weights of kind {kind!r}": cosine(weights, []) for kind, weights in everything.items()}
     found["all weights"] = cosine(own, [])
     if computed:
-        found["inputs of layers that compute in integers"] = cosine([], computed)
+        found["inputs of layers that compute in integers, as they are"] = as_they_are
+        found["these inputs, with large channels divided"] = cosine([], computed)
         found["all weights and these inputs"] = cosine(own, computed)
     return found
 
