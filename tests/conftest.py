@@ -108,9 +108,13 @@ def same_dtype_policy() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def memory_is_given_back() -> Iterator[None]:
-    """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them."""
+    """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them.
+
+    What is left is what tests have imported, and stays as above.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
