@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,9 @@ def quickly_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(kernels, "compiled", lambda model, thorough: None)
 
 
-@pytest.fixture(scope="module")
-def quickly_compiled() -> Iterator[None]:
-    """On JAX, in the tests of a file, XLA leaves most optimisations out: for what is not about compiled programs,
-    three quarters of the time where nothing is in JAX_CACHE."""
+@contextmanager
+def optimising(wanted: bool) -> Iterator[None]:
+    """Whether XLA optimises what JAX compiles within this context. Other backends run as ever."""
     import keras
 
     if keras.backend.backend() != "jax":
@@ -140,9 +140,43 @@ def quickly_compiled() -> Iterator[None]:
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """On JAX, in the tests of a file, XLA leaves most optimisations out: for what is not about compiled programs,
+    three quarters of the time where nothing is in JAX_CACHE."""
+    with optimising(False):
+        yield
+
+
+@pytest.fixture
+def operations_quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On JAX, in a test, XLA leaves most optimisations out, but of the compiled program of a verification."""
+    from mobileclip_keras.keras_models import kernels
+
+    right = kernels.compiled
+
+    def compiled(model: Any, thorough: bool) -> Any:
+        made = right(model, thorough)
+        if made is None:
+            return None
+        name, program = made
+
+        def optimised(inputs: Any) -> Any:
+            with optimising(True):
+                return program(inputs)
+
+        return name, optimised
+
+    monkeypatch.setattr(kernels, "compiled", compiled)
+    with optimising(False):
+        yield
 
 
 @pytest.fixture(scope="module")
