@@ -2,9 +2,11 @@
 
 import gc
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,12 +61,35 @@ if find_spec("triton"):
     import triton  # noqa: F401
 
 
+MARKS_BACKEND = re.compile(r"\bmark\.backend\b|\bnightly_on\(")
+"""What a file says that gives a test the marker `backend`."""
+
+
+def depends_on_backend(file: Path) -> bool:
+    """Whether some test of a file has the marker `backend`."""
+    return bool(MARKS_BACKEND.search(file.read_text(encoding="utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where tests with the marker `backend` alone are asked for, files without one are not imported: that takes 8 s, in
+    each process."""
+    wanted = config.option.markexpr.split(" and ")
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    if "backend" not in wanted or " or " in config.option.markexpr or not is_test:
+        return None
+    return True if not depends_on_backend(collection_path) else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before any are left out by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What `nightly_on` leaves to the night depends on the backend all the same."""
     for item in items:
         if any(mark.kwargs.get("backend") for mark in item.iter_markers("nightly")):
             item.add_marker("backend")
+    files = {item.path for item in items if item.get_closest_marker("backend")}
+    for file in files:
+        if not depends_on_backend(file):
+            raise pytest.UsageError(f"{file} has tests with the marker backend, which MARKS_BACKEND does not find.")
 
 
 def pytest_collection_finish() -> None:
@@ -84,9 +109,13 @@ def same_dtype_policy() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def memory_is_given_back() -> Iterator[None]:
-    """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them."""
+    """Models refer to themselves in circles, and Python lets go of few large objects late: GiB of them.
+
+    What is left is what tests have imported, and stays as above.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -100,10 +129,9 @@ def quickly_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(kernels, "compiled", lambda model, thorough: None)
 
 
-@pytest.fixture(scope="module")
-def quickly_compiled() -> Iterator[None]:
-    """On JAX, in the tests of a file, XLA leaves most optimisations out: for what is not about compiled programs,
-    three quarters of the time where nothing is in JAX_CACHE."""
+@contextmanager
+def optimising(wanted: bool) -> Iterator[None]:
+    """Whether XLA optimises what JAX compiles within this context. Other backends run as ever."""
     import keras
 
     if keras.backend.backend() != "jax":
@@ -112,9 +140,43 @@ def quickly_compiled() -> Iterator[None]:
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """On JAX, in the tests of a file, XLA leaves most optimisations out: for what is not about compiled programs,
+    three quarters of the time where nothing is in JAX_CACHE."""
+    with optimising(False):
+        yield
+
+
+@pytest.fixture
+def operations_quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On JAX, in a test, XLA leaves most optimisations out, but of the compiled program of a verification."""
+    from mobileclip_keras.keras_models import kernels
+
+    right = kernels.compiled
+
+    def compiled(model: Any, thorough: bool) -> Any:
+        made = right(model, thorough)
+        if made is None:
+            return None
+        name, program = made
+
+        def optimised(inputs: Any) -> Any:
+            with optimising(True):
+                return program(inputs)
+
+        return name, optimised
+
+    monkeypatch.setattr(kernels, "compiled", compiled)
+    with optimising(False):
+        yield
 
 
 @pytest.fixture(scope="module")

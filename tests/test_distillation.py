@@ -17,7 +17,7 @@ from mobileclip_keras.verify.data import synthetic
 from .small import small_model
 from .support import nightly_on, unit
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 ROWS, TEXT = 5, "small_mct_of_64_words"
 RANDOM = np.random.default_rng(0)

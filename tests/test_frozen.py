@@ -19,7 +19,7 @@ from mobileclip_keras.keras_models.store.file_names import CONFIG
 from .small import randomise, small_model
 from .support import TOKENS, from_keras_file, from_pretrained, images, nightly_on
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 PAIRS = {"image": images(64, 4), "text": TOKENS}
 

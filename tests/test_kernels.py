@@ -13,7 +13,7 @@ from mobileclip_keras.keras_models.kernels import float64_enabled, plain, plain_
 
 from .support import error
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("quickly_compiled")]
 
 RANDOM = np.random.default_rng(0)
 EXACT = 1e-12
@@ -194,6 +194,11 @@ def first(outputs: Any) -> Any:
     )
 
 
+FULLY_OPTIMISED = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
+"""What XLA does by default. `quickly_compiled` takes it from gradients and from operations that run one by one: they
+are judged in float64, where a vectorised loop gives the same."""
+
+
 def compiled(function: Function) -> Function:
     """A function as one program of the backend's own compiler; an error where it is not one.
 
@@ -202,7 +207,7 @@ def compiled(function: Function) -> Function:
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function)
+        return jax.jit(function, compiler_options=FULLY_OPTIMISED)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -18,7 +18,7 @@ from .small import SMALL_TEXT_TOWERS, small_model
 from .support import apply, error, nightly_on
 from .test_kernels import EXACT, compiled
 
-pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers", "quickly_compiled")]
 
 RANDOM = np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ from mobileclip_keras.keras_models.models.text_encoder import MobileClipTextEnco
 from .small import image_rows, randomise, small_model
 from .support import TOKENS, call, from_keras_file, nightly_on
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 TEXTS = {"text": TOKENS % 64}
 

@@ -18,7 +18,7 @@ from mobileclip_keras.verify.data import synthetic
 from .small import small_model
 from .support import nightly_on
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 TEXT = "small_mct_of_64_words"
 PAIRS = {"image": synthetic.images(4, 64, seed=0), "text": synthetic.tokens(4, seed=0) % 64}

@@ -19,7 +19,7 @@ from mobileclip_keras.keras_models.store.folder import FolderError
 from .small import small_model
 from .support import TOKENS, call, from_keras_file, from_pretrained, images, nightly_on
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 PAIRS = {"image": images(64, 2), "text": TOKENS[:2] % 64}
 

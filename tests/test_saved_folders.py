@@ -12,7 +12,7 @@ from mobileclip_keras.verify.data import synthetic
 
 from .support import apply, unit
 
-pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers")]
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("small_towers", "quickly_compiled")]
 
 FOLDER = Path(__file__).parent / "saved_by_0_1_0"
 IMAGES = synthetic.images(2, 64, seed=0)

@@ -23,7 +23,7 @@ from mobileclip_keras.keras_models.store.weights_file import save_model
 from .small import SMALL_IMAGE_TOWERS, SMALL_TEXT_TOWERS, small_model
 from .support import ROOT, TOKENS, call, features, images, weights
 
-pytestmark = pytest.mark.usefixtures("small_towers")
+pytestmark = pytest.mark.usefixtures("small_towers", "quickly_compiled")
 
 INPUTS = {"image": images(64, 2), "text": TOKENS[:2]}
 
