@@ -1,6 +1,6 @@
 """The plan of a tower: what each weight becomes, and which layers compute in integers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from ..runtimes.registry import Runtime
 from .changing import changed, changes
 from .options import Options, Plan
 from .ranking import nearness
-from .rounded_inputs import in_integers, rounded_inputs
+from .rounded_inputs import Given, a_hair_more, as_rounded, in_integers, rounded_inputs
 from .rounding import BITS
 from .search import plans_by_size, smallest_that_holds
 from .shares import Measured, Shares
@@ -17,9 +17,9 @@ from .weights import Weight
 
 MARGIN = 0.01
 """Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
-MARGIN_OF_INTEGERS = 0.15
-"""The same where the last of the budget goes to layers that compute in integers: inputs that differ by one in 10^5 are
-rounded otherwise here and there, and the smallest cosine moves by a tenth of the budget."""
+MARGIN_OF_INTEGERS = 0.1
+"""The same where layers compute in integers. A hair's difference of what they are given is another level here or there,
+and all that follows differs: the smallest cosine moves by a tenth of the budget."""
 ROOM_FOR_SPEED = 1.025
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
@@ -48,18 +48,22 @@ class Judge:
     others: np.ndarray | None
     budget: float
 
-    def holds(self, plan: Plan, computed: Iterable[Weight], margin: float = MARGIN) -> bool:
-        """Whether a plan is within the budget, with some room.
+    def holds(self, plan: Plan, computed: Sequence[Weight]) -> bool:
+        """Whether a plan is within the budget, with some room: where layers compute in integers, twice.
 
         Args:
             plan: of all weights.
             computed: those whose layers compute in integers.
-            margin: of what the budget allows that is left to the runtime.
         """
-        stricter = 1 - (1 - margin) * (1 - self.budget)
-        with changed(self.weights, changes(self.weights, self.options, plan)), rounded_inputs(computed):
-            near = nearness(self.compute(), self.exact, self.others)
-        return near.smallest_cosine >= stricter and near.agreement >= self.budget
+        stricter = 1 - (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * (1 - self.budget)
+
+        def near(given: Given) -> bool:
+            with rounded_inputs(computed, given):
+                found = nearness(self.compute(), self.exact, self.others)
+            return found.smallest_cosine >= stricter and found.agreement >= self.budget
+
+        with changed(self.weights, changes(self.weights, self.options, plan)):
+            return near(as_rounded) and (not computed or near(a_hair_more))
 
 
 def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:
@@ -120,7 +124,7 @@ def search_integers(judge: Judge, plan: Plan, measured: Measured) -> list[Weight
         return [able[name] for name, way in ways.items() if way == "integers"]
 
     def holds(ways: Plan) -> bool:
-        return judge.holds(plan, computed(ways), MARGIN_OF_INTEGERS)
+        return judge.holds(plan, computed(ways))
 
     return computed(smallest_that_holds(steps, holds, MORE_STEPS))
 
