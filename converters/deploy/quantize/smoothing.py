@@ -16,6 +16,7 @@ import numpy as np
 from ....keras_models.blocks.attention import SelfAttention
 from ....keras_models.blocks.blocks import TransformerBlock
 from ....keras_models.blocks.feed_forward import ConvFeedForward
+from ....keras_models.layers.normalization import LayerNorm
 from ....keras_models.layers.paths import layers_by_path
 from ....keras_models.store.variables import variables_by_name
 from .means import Given, Means
@@ -56,7 +57,7 @@ def sources_of(encoder: Any) -> Iterator[Source]:
         elif isinstance(layer, ConvFeedForward):
             yield Source(layer.fc1, ((layer.conv.kernel, 2, 0), (layer.conv.bias, 0, 0)))
     norm = getattr(encoder.backbone, "final_norm", None) or getattr(encoder.backbone, "norm", None)
-    if norm is not None:
+    if isinstance(norm, LayerNorm):
         yield _behind_norm(encoder.projection, norm)
 
 
