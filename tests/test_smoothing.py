@@ -147,6 +147,17 @@ def test_even_channels_are_left_alone() -> None:
     assert np.array_equal(factors_of(weight, given), np.ones(64))
 
 
+def test_a_small_gain_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's error grows where it was multiplied."""
+    chance = np.random.default_rng(0)
+    inputs = chance.normal(size=(300, 256)).astype(np.float32)
+    inputs[:, ::32] *= 2
+    weight, given = dense_of(chance.normal(size=(256, 64)).astype(np.float32), inputs)
+    assert np.array_equal(factors_of(weight, given), np.ones(256))
+    monkeypatch.setattr(smoothing, "GAIN", 1)
+    assert not np.array_equal(factors_of(weight, given), np.ones(256))
+
+
 def test_a_channel_that_is_never_seen_or_never_used_has_a_factor() -> None:
     chance = np.random.default_rng(0)
     inputs, kernel = chance.normal(size=(100, 64)).astype(np.float32), chance.normal(size=(64, 32)).astype(np.float32)
@@ -160,9 +171,9 @@ def test_groups_have_steps_of_their_own() -> None:
     """So a group that is larger as a whole is no reason to change anything."""
     chance = np.random.default_rng(0)
     inputs = chance.choice([-1.0, 1.0], (100, 64)).astype(np.float32)
-    inputs[:, 32:] *= 64
+    inputs[:, 48:] *= 64
     kernel = chance.choice([-1.0, 1.0], (64, 32)).astype(np.float32)
-    assert np.array_equal(factors_of(*dense_of(kernel, inputs, 32)), np.ones(64))
+    assert np.array_equal(factors_of(*dense_of(kernel, inputs, 16)), np.ones(64))
     assert not np.array_equal(factors_of(*dense_of(kernel, inputs)), np.ones(64))
 
 

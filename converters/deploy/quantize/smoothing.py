@@ -24,7 +24,10 @@ from .weights import Weight
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """How much of the difference between channels goes from the inputs into the kernel. They are tried, and the best is
-taken if it beats leaving all as it is."""
+taken."""
+GAIN = 2.0
+"""By which the inputs' error must be less. Rounding one weight after the other makes up for much of the kernel's error
+(compensation.py), and for less where the kernel was multiplied: so a small gain is none."""
 LARGEST = 2.0**8
 """Factor, and one over the smallest: a channel that was hardly seen is not trusted further."""
 LEVELS = 255
@@ -113,14 +116,15 @@ def factors_of(weight: Weight, given: Given) -> np.ndarray:
     size = weight.group or len(kernel)
     assert given.sample is not None
     inputs, rows = _sizes(np.abs(given.sample).max(0)), _sizes(np.abs(kernel).max(1))
-    best, least = np.ones(len(kernel)), expected_error(kernel, given.sample, np.ones(len(kernel)), size)
+    plain = expected_errors(kernel, given.sample, np.ones(len(kernel)), size)
+    best, least = np.ones(len(kernel)), sum(plain)
     for strength in STRENGTHS:
         wanted = inputs**strength / rows ** (1 - strength)
         factors = 2.0 ** np.rint(np.log2(wanted / np.median(wanted)))
         factors = np.clip(factors, 1 / LARGEST, LARGEST)
-        error = expected_error(kernel, given.sample, factors, size)
-        if error < least:
-            best, least = factors, error
+        errors = expected_errors(kernel, given.sample, factors, size)
+        if sum(errors) < least and errors[1] <= plain[1] / GAIN:
+            best, least = factors, sum(errors)
     return best.astype(np.float32)
 
 
@@ -129,7 +133,7 @@ def _sizes(largest: np.ndarray) -> np.ndarray:
     return np.maximum(largest.astype(np.float64), max(float(largest.max()), 1e-30) / LARGEST**2)
 
 
-def expected_error(kernel: np.ndarray, sample: np.ndarray, factors: np.ndarray, size: int) -> float:
+def expected_errors(kernel: np.ndarray, sample: np.ndarray, factors: np.ndarray, size: int) -> tuple[float, float]:
     """The mean squared error of a dense layer's outputs, summed over these, when each number is rounded for itself.
 
     Args:
@@ -137,12 +141,16 @@ def expected_error(kernel: np.ndarray, sample: np.ndarray, factors: np.ndarray, 
         sample: of what the layer is given, (positions, inputs).
         factors: that inputs are divided by, (inputs,).
         size: how many neighbours have a step of their own.
+
+    Returns:
+        What rounding the kernel costs, and what rounding the inputs does.
     """
-    inputs, scaled, error = sample / factors, kernel * factors[:, None], 0.0
+    inputs, scaled = sample / factors, kernel * factors[:, None]
+    of_kernel = of_inputs = 0.0
     for start in range(0, len(kernel), size):
         given, part = inputs[:, start : start + size], scaled[start : start + size]
-        steps_of_outputs = 2 * np.abs(part).max(0) / LEVELS
-        error += np.square(steps_of_outputs).sum() / 12 * np.square(given).sum(1).mean()
+        steps = 2 * np.abs(part).max(0) / LEVELS
+        of_kernel += float(np.square(steps).sum() / 12 * np.square(given).sum(1).mean())
         steps_of_rows = (np.maximum(given.max(1), 0) - np.minimum(given.min(1), 0)) / LEVELS
-        error += np.square(steps_of_rows).mean() / 12 * np.square(part).sum()
-    return float(error)
+        of_inputs += float(np.square(steps_of_rows).mean() / 12 * np.square(part).sum())
+    return of_kernel, of_inputs
