@@ -20,7 +20,7 @@ MARGIN = 0.01
 MARGIN_OF_INTEGERS = 0.1
 """The same where layers compute in integers. A hair's difference of what they are given is another level here or there,
 and all that follows differs: the smallest cosine moves by a tenth of the budget."""
-ROOM_FOR_SPEED = 1.025
+ROOM_FOR_SPEED = 1.02
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
 MORE_STEPS = 16
