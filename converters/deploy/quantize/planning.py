@@ -17,7 +17,7 @@ from .weights import Weight
 
 MARGIN = 0.01
 """Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
-MARGIN_OF_INTEGERS = 0.1
+MARGIN_OF_INTEGERS = 0.05
 """The same where layers compute in integers. A hair's difference of what they are given is another level here or there,
 and all that follows differs: the smallest cosine moves by a tenth of the budget."""
 ROOM_FOR_SPEED = 1.02
