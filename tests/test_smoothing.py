@@ -163,6 +163,7 @@ def test_a_channel_that_is_never_seen_or_never_used_has_a_factor() -> None:
     inputs, kernel = chance.normal(size=(100, 64)).astype(np.float32), chance.normal(size=(64, 32)).astype(np.float32)
     inputs[:, 5], kernel[9], inputs[:, 20], kernel[20] = 0, 0, 0, 0
     inputs[:, 3] *= 1e6
+    kernel[3] *= 1e-6
     factors = factors_of(*dense_of(kernel, inputs))
     assert np.isfinite(factors).all() and factors.max() == smoothing.LARGEST and factors.min() > 0
 

@@ -26,8 +26,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """How much of the difference between channels goes from the inputs into the kernel. They are tried, and the best is
 taken."""
 GAIN = 2.0
-"""How many times smaller the inputs' error must become. Rounding one weight after the other makes up for much of the kernel's error
-(compensation.py), and for less where the kernel was multiplied: so a small gain is none."""
+"""How many times smaller the inputs' error must become. Rounding one weight after the other makes up for much of the
+kernel's error (compensation.py), and for less where the kernel was multiplied: so a small gain is none."""
 LARGEST = 2.0**8
 """Factor, and one over the smallest: a channel that was hardly seen is not trusted further."""
 LEVELS = 255
