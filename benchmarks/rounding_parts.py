@@ -24,6 +24,7 @@ from samples import keep
 from mobileclip_keras.converters.deploy.quantize import round_job
 from mobileclip_keras.converters.deploy.quantize.changing import changed, changes
 from mobileclip_keras.converters.deploy.quantize.means import measuring
+from mobileclip_keras.converters.deploy.quantize.measured_rows import measured_rows
 from mobileclip_keras.converters.deploy.quantize.options import option, uniform_plan
 from mobileclip_keras.converters.deploy.quantize.ranking import nearness
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import in_integers, rounded_inputs
@@ -50,7 +51,7 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     own = [each for each in weights_of(model, request.how.formulation) if each.tower == tower]
     exact = round_job.features(model, tower, rows)
     with measuring(own) as means:
-        round_job.features(model, tower, rows[::2])
+        round_job.features(model, tower, measured_rows(tower, rows))
     plan = uniform_plan(own, PRECISION, request.how)
     computed = in_integers(own, plan, request.how)
     with rounded_inputs(computed):

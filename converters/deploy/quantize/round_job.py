@@ -11,6 +11,7 @@ import numpy as np
 from ..request import Request
 from .changing import changes
 from .means import measuring
+from .measured_rows import measured_rows
 from .options import Plan, option, precisions, uniform_plan
 from .planning import Judge, search_integers, search_plan, with_room
 from .recipes import DEFAULT_BUDGET, PLANNED, weight_sets
@@ -46,7 +47,7 @@ def round_weights(model: Any, request: Request, rows: Mapping[str, np.ndarray], 
     exact = {tower: features(model, tower, rows[tower]) for tower in request.towers}
     with measuring(weights) as means:
         for tower in request.towers:
-            features(model, tower, rows[tower][::2])  # the others show whether it holds for what is unseen
+            features(model, tower, measured_rows(tower, rows[tower]))
     smoothed = smooth(model, weights, means) if request.how.integers else {}
     for name in wanted:
         sets[name] |= smoothed
