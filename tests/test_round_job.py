@@ -98,9 +98,8 @@ def test_a_plan_holds_with_room_for_the_runtime(
     assert precision == ("int4" if holds else "float32")
 
 
-@pytest.mark.parametrize(("second", "holds"), [(0.999, True), (0.9805, False)])
-def test_a_plan_of_integers_holds_twice(second: float, holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what the runtime would compute, and with a hair more: where layers round, that changes the features."""
+@pytest.mark.parametrize("worst", [None, 0, 1, 2, 3])
+def test_a_plan_of_integers_holds_in_several_ways_to_round(worst: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Linear(24, use_bias=False, name="fc1")
     layer.build((None, 160))
     weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,))
@@ -111,13 +110,16 @@ def test_a_plan_of_integers_holds_twice(second: float, holds: bool, monkeypatch:
         seen.append(keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(rows))))
         return seen[-1]
 
-    cosines = iter([0.999, second])
+    cosines = iter([0.981 if each == worst else 0.999 for each in range(4)])
     monkeypatch.setattr(planning, "nearness", lambda *_: Nearness(next(cosines), 1.0))
     options = {weight.name: {"int8": option(weight, "int8", {})}}
     judge = Judge([weight], options, compute, rows, None, 0.98)
-    assert judge.holds({weight.name: "int8"}, [weight]) == holds
-    larger = np.vdot(seen[0], seen[1]) / np.vdot(seen[0], seen[0])  # of 72 numbers, each with float32's error
-    assert abs(larger - (1 + 1e-5)) < 2e-6
+    assert judge.holds({weight.name: "int8"}, [weight]) == (worst is None)
+    if worst is None:
+        exact = rows @ options[weight.name]["int8"].kernel
+        errors = np.stack([np.ravel(each - exact) for each in seen])
+        assert np.all(np.abs(np.corrcoef(errors) - np.eye(4)) < 0.5)  # of 72 numbers each: 4 times what chance gives
+        assert np.all(np.abs(np.linalg.norm(errors, axis=1) / np.linalg.norm(errors[0]) - 1) < 0.35)  # the same
 
 
 def test_a_plan_of_floats_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,20 +145,19 @@ def computing_in_integers(costs: dict[str, float], products: dict[str, int], pla
     budget: Any = Budget([Weight(name, "dense", nothing, nothing, None, (1,)) for name in plan], costs)
     measured = Measured({}, {name: cost**2 for name, cost in costs.items()}, products)
     found = [each.name for each in search_integers(budget, plan, measured)]
-    assert budget.tried <= 1 + np.log2(len(plan) + 1) + planning.MORE_STEPS
+    assert budget.tried <= 1 + np.log2(len(plan) + 1)
     return found
 
 
 def test_layers_that_save_most_for_their_cost_compute_in_integers() -> None:
-    """As far as the budget goes; one that is too large for what is left does not stop those behind it."""
+    """As far as the budget goes."""
     plan = dict.fromkeys(("a", "b", "c", "d", "e"), "int8")
     costs = {"a": 0.5, "b": 0.1, "c": 0.6, "d": 0.3, "e": 2.0}
     equal = dict.fromkeys(plan, 100)
     assert computing_in_integers(costs, equal, plan) == ["b", "d", "a"]
     assert computing_in_integers(costs, equal | {"c": 10_000}, plan) == ["c", "b", "d"]
-    assert computing_in_integers(costs | {"d": 0.95}, equal, plan) == ["b", "a"]
-    assert computing_in_integers(costs, equal | {"d": 10_000, "c": 5000, "a": 1000}, plan) == ["d", "c", "b"]
-    assert computing_in_integers(costs, equal | {"a": 10_000, "c": 10_000}, plan) == ["a", "b", "d"]
+    assert computing_in_integers(costs, equal | {"d": 10_000, "a": 5000}, plan) == ["d", "a", "b"]
+    assert computing_in_integers(costs, equal | {"a": 10_000, "e": 1000}, plan) == ["a", "b", "d"]
     assert computing_in_integers(dict.fromkeys(plan, 2.0), equal, plan) == []
 
 
@@ -204,9 +205,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found["rows"] |= {given.rows for given in means.values()}
         return option(weight, precision, means)
 
-    def own_rounded_inputs(weights: Any, given: Any) -> Any:
+    def own_rounded_inputs(weights: Any, **options: Any) -> Any:
         found["computed"].append([weight.name for weight in weights])
-        return rounded_inputs(weights, given)
+        return rounded_inputs(weights, **options)
 
     monkeypatch.setattr(round_job, "option", own_option)
     monkeypatch.setattr(planning, "rounded_inputs", own_rounded_inputs)

@@ -9,7 +9,7 @@ from ..runtimes.registry import Runtime
 from .changing import changed, changes
 from .options import Options, Plan
 from .ranking import nearness
-from .rounded_inputs import Given, a_hair_more, as_rounded, in_integers, rounded_inputs
+from .rounded_inputs import OTHER_STEPS, STEPS, in_integers, rounded_inputs
 from .rounding import BITS
 from .search import plans_by_size, smallest_that_holds
 from .shares import Measured, Shares
@@ -17,15 +17,15 @@ from .weights import Weight
 
 MARGIN = 0.01
 """Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
-MARGIN_OF_INTEGERS = 0.05
+MARGIN_OF_INTEGERS = 0.1
 """The same where layers compute in integers. A hair's difference of what they are given is another level here or there,
-and all that follows differs: the smallest cosine moves by a tenth of the budget."""
+and all that follows differs."""
 ROOM_FOR_SPEED = 1.02
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
 MORE_STEPS = 16
-"""That are tried one by one in the end. None for a plan whose layers all compute in integers: what is left of the
-budget is room for the runtime."""
+"""That are tried one by one in the end. None where layers compute in integers: of many plans that hold by little, those
+would be found that hold by luck, and a runtime has another."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Judge:
     budget: float
 
     def holds(self, plan: Plan, computed: Sequence[Weight]) -> bool:
-        """Whether a plan is within the budget, with some room: where layers compute in integers, twice.
+        """Whether a plan is within the budget, with some room.
+
+        Where layers compute in integers, one way of rounding what they are given says little of the next: the smallest
+        cosine is that of one row, and one error of it is twice another. So it must be within the budget in several.
 
         Args:
             plan: of all weights.
@@ -57,13 +60,13 @@ class Judge:
         """
         stricter = 1 - (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * (1 - self.budget)
 
-        def near(given: Given) -> bool:
-            with rounded_inputs(computed, given):
+        def near(steps: int) -> bool:
+            with rounded_inputs(computed, steps=steps):
                 found = nearness(self.compute(), self.exact, self.others)
             return found.smallest_cosine >= stricter and found.agreement >= self.budget
 
         with changed(self.weights, changes(self.weights, self.options, plan)):
-            return near(as_rounded) and (not computed or near(a_hair_more))
+            return all(near(steps) for steps in ((STEPS, *OTHER_STEPS) if computed else (STEPS,)))
 
 
 def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:
@@ -126,7 +129,7 @@ def search_integers(judge: Judge, plan: Plan, measured: Measured) -> list[Weight
     def holds(ways: Plan) -> bool:
         return judge.holds(plan, computed(ways))
 
-    return computed(smallest_that_holds(steps, holds, MORE_STEPS))
+    return computed(smallest_that_holds(steps, holds))
 
 
 _WAYS = {False: "floats", True: "integers"}

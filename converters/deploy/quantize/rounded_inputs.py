@@ -20,19 +20,20 @@ from .weights import Weight
 
 STEPS = 255
 """Between the least and the largest number of a row."""
-HAIR = 1e-5
-"""A part of a number."""
+OTHER_STEPS = (248, 262, 269)
+"""With so many, errors are as large, and each number has another one."""
 
 Given = Callable[[Weight, Any, Any], Any]
 """Of a layer's weight, its inputs and these rounded: what the layer shall compute with."""
 
 
-def to_bytes(rows: Any, size: int) -> Any:
+def to_bytes(rows: Any, size: int, steps: int = STEPS) -> Any:
     """Rows rounded to 8 bits.
 
     Args:
         rows: float (..., inputs).
         size: how many neighbours in a row have levels of their own; it divides the row.
+        steps: between the least and the largest of them.
 
     Returns:
         Float of the same shape. 0 stays 0.
@@ -40,10 +41,10 @@ def to_bytes(rows: Any, size: int) -> Any:
     parts = ops.reshape(rows, (-1, size))
     least = ops.minimum(ops.min(parts, -1, keepdims=True), 0.0)
     largest = ops.maximum(ops.max(parts, -1, keepdims=True), 0.0)
-    step = (largest - least) / STEPS
+    step = (largest - least) / steps
     step = ops.where(step > 0, step, ops.ones_like(step))
     first = ops.round(least / step)
-    levels = ops.clip(ops.round(parts / step), first, first + STEPS)
+    levels = ops.clip(ops.round(parts / step), first, first + steps)
     return ops.reshape(levels * step, ops.shape(rows))
 
 
@@ -57,22 +58,18 @@ def as_rounded(weight: Weight, inputs: Any, rounded: Any) -> Any:
     return rounded
 
 
-def a_hair_more(weight: Weight, inputs: Any, rounded: Any) -> Any:
-    """The same, a hair larger: layers behind round otherwise then, as they do in another runtime."""
-    return rounded * (1 + HAIR)
-
-
 @contextmanager
-def rounded_inputs(weights: Iterable[Weight], given: Given = as_rounded) -> Iterator[None]:
+def rounded_inputs(weights: Iterable[Weight], given: Given = as_rounded, steps: int = STEPS) -> Iterator[None]:
     """Within this context, layers round what they are given.
 
     Args:
         weights: of these dense layers.
         given: what they compute with instead of the rounded inputs.
+        steps: between the least and the largest number of a row.
     """
     watched = list(weights)
     for weight in watched:
-        weight.layer.call = _rounding(weight, weight.layer.call, given)
+        weight.layer.call = _rounding(weight, weight.layer.call, given, steps)
     try:
         yield
     finally:
@@ -80,12 +77,12 @@ def rounded_inputs(weights: Iterable[Weight], given: Given = as_rounded) -> Iter
             del weight.layer.call  # the class's own comes back
 
 
-def _rounding(weight: Weight, call: Callable[..., Any], given: Given) -> Callable[..., Any]:
+def _rounding(weight: Weight, call: Callable[..., Any], given: Given, steps: int) -> Callable[..., Any]:
     size = weight.group or int(np.prod(weight.variable.shape[:-1]))
 
     def rounding(inputs: Any, **options: Any) -> Any:
         if isinstance(weight.layer, ImageProjectionHead) and len(inputs.shape) == 4:
             inputs = kernels.mean_over_positions(inputs)  # as it does
-        return call(given(weight, inputs, to_bytes(inputs, size)), **options)
+        return call(given(weight, inputs, to_bytes(inputs, size, steps)), **options)
 
     return rounding
