@@ -50,12 +50,18 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
     """
     own = [each for each in weights_of(model, request.how.formulation) if each.tower == tower]
     exact = round_job.features(model, tower, rows)
+    dense = [each for each in own if each.kind == "dense"]
+    with measuring(dense) as few:
+        round_job.features(model, tower, rows[::2])
     with measuring(own) as means:
         round_job.features(model, tower, measured_rows(tower, rows))
     plan = uniform_plan(own, PRECISION, request.how)
     computed = in_integers(own, plan, request.how)
     with rounded_inputs(computed):
         as_they_are = nearness(round_job.features(model, tower, rows), exact, None).smallest_cosine
+    by_these = {each.name: {PRECISION: option(each, PRECISION, few)} for each in dense}
+    with changed(dense, changes(dense, by_these, plan)):
+        by_few = nearness(round_job.features(model, tower, rows), exact, None).smallest_cosine
     if computed:
         smooth(model, own, means)
     options = {each.name: {plan[each.name]: option(each, plan[each.name], means)} for each in own}
@@ -66,6 +72,7 @@ def parts(model: Any, tower: str, request: Request, rows: np.ndarray) -> dict[st
             return nearness(round_job.features(model, tower, rows), exact, None).smallest_cosine
 
     found = {f"weights of kind {kind!r}": cosine(weights, []) for kind, weights in everything.items()}
+    found["the same of kind 'dense', measured without rows that are made"] = by_few
     found["all weights"] = cosine(own, [])
     if computed:
         found["inputs of layers that compute in integers, as they are"] = as_they_are

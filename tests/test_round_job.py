@@ -13,7 +13,6 @@ from mobileclip_keras.converters.deploy.quantize.means import Means, measuring
 from mobileclip_keras.converters.deploy.quantize.measured_rows import measured_rows
 from mobileclip_keras.converters.deploy.quantize.options import PRECISIONS, Option, option
 from mobileclip_keras.converters.deploy.quantize.planning import Judge, search_integers
-from mobileclip_keras.converters.deploy.quantize.ranking import Nearness
 from mobileclip_keras.converters.deploy.quantize.recipes import PLANNED
 from mobileclip_keras.converters.deploy.quantize.rounded_inputs import rounded_inputs
 from mobileclip_keras.converters.deploy.quantize.shares import Measured
@@ -79,6 +78,12 @@ def test_the_last_steps_are_for_plans_that_compute_with_floats(
     assert asked == [steps] and planning.MORE_STEPS > 0
 
 
+def judged(monkeypatch: pytest.MonkeyPatch, cosines: np.ndarray, agreement: float) -> None:
+    """Lets all features come out so near."""
+    monkeypatch.setattr(planning, "cosines", lambda *_: cosines)
+    monkeypatch.setattr(planning, "agreement", lambda *_: agreement)
+
+
 @pytest.mark.parametrize(
     ("cosine", "agreement", "holds"),
     [
@@ -93,9 +98,27 @@ def test_a_plan_holds_with_room_for_the_runtime(
 ) -> None:
     layer = Linear(24, use_bias=False, name="fc1")
     layer.build((None, 160))
-    monkeypatch.setattr(planning, "nearness", lambda *_: Nearness(cosine, agreement))
+    judged(monkeypatch, np.full(3, cosine), agreement)
     (precision,) = searched(layer, "litert").values()
     assert precision == ("int4" if holds else "float32")
+
+
+@pytest.mark.parametrize(("apart", "holds"), [(0.0005, True), (0.006, False)])
+def test_a_plan_whose_ways_to_round_are_far_apart_does_not_hold(
+    apart: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is within the budget, and the next may not be."""
+    ways = iter(0.984 + apart * np.array([[0, 1], [1, 0], [0, 1], [1, 0]]))
+    monkeypatch.setattr(planning, "cosines", lambda *_: next(ways))
+    monkeypatch.setattr(planning, "agreement", lambda *_: 1.0)
+    layer = Linear(24, name="fc1")
+    layer.build((None, 160))
+    weight = Weight("text_encoder/fc1/kernel", "dense", layer, layer.kernel, None, (1,))
+    options = {weight.name: {"int8": option(weight, "int8", {})}}
+    assert (
+        Judge([weight], options, lambda: np.eye(2), np.eye(2), None, 0.98).holds({weight.name: "int8"}, [weight])
+        == holds
+    )
 
 
 @pytest.mark.parametrize("worst", [None, 0, 1, 2, 3])
@@ -110,8 +133,9 @@ def test_a_plan_of_integers_holds_in_several_ways_to_round(worst: int | None, mo
         seen.append(keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(rows))))
         return seen[-1]
 
-    cosines = iter([0.981 if each == worst else 0.999 for each in range(4)])
-    monkeypatch.setattr(planning, "nearness", lambda *_: Nearness(next(cosines), 1.0))
+    cosines = iter([np.array([0.999, 0.98 if each == worst else 0.999, 0.999]) for each in range(4)])
+    monkeypatch.setattr(planning, "cosines", lambda *_: next(cosines))
+    monkeypatch.setattr(planning, "agreement", lambda *_: 1.0)
     options = {weight.name: {"int8": option(weight, "int8", {})}}
     judge = Judge([weight], options, compute, rows, None, 0.98)
     assert judge.holds({weight.name: "int8"}, [weight]) == (worst is None)
@@ -123,7 +147,7 @@ def test_a_plan_of_integers_holds_in_several_ways_to_round(worst: int | None, mo
 
 
 def test_a_plan_of_floats_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "nearness", lambda *_: Nearness(0.9803, 0.98))
+    judged(monkeypatch, np.full(3, 0.9803), 0.98)
     computed: list[int] = []
     judge = Judge([], {}, lambda: computed.append(1) or np.eye(3), np.eye(3), None, 0.98)  # type: ignore[func-returns-value]
     assert judge.holds({}, []) and computed == [1]

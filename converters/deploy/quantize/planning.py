@@ -8,7 +8,7 @@ import numpy as np
 from ..runtimes.registry import Runtime
 from .changing import changed, changes
 from .options import Options, Plan
-from .ranking import nearness
+from .ranking import agreement, centre_of, cosines, likely_errors
 from .rounded_inputs import OTHER_STEPS, STEPS, in_integers, rounded_inputs
 from .rounding import BITS
 from .search import plans_by_size, smallest_that_holds
@@ -17,9 +17,8 @@ from .weights import Weight
 
 MARGIN = 0.01
 """Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
-MARGIN_OF_INTEGERS = 0.1
-"""The same where layers compute in integers. A hair's difference of what they are given is another level here or there,
-and all that follows differs."""
+MARGIN_OF_INTEGERS = 0.05
+"""The same where layers compute in integers, whose errors are known from a few ways to round."""
 ROOM_FOR_SPEED = 1.02
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
@@ -52,21 +51,23 @@ class Judge:
         """Whether a plan is within the budget, with some room.
 
         Where layers compute in integers, one way of rounding what they are given says little of the next: the smallest
-        cosine is that of one row, and one error of it is twice another. So it must be within the budget in several.
+        cosine is that of one row, and one error of it is twice another. So it is judged by several.
 
         Args:
             plan: of all weights.
             computed: those whose layers compute in integers.
         """
-        stricter = 1 - (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * (1 - self.budget)
-
-        def near(steps: int) -> bool:
-            with rounded_inputs(computed, steps=steps):
-                found = nearness(self.compute(), self.exact, self.others)
-            return found.smallest_cosine >= stricter and found.agreement >= self.budget
-
+        allowed = (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * (1 - self.budget)
+        errors: list[np.ndarray] = []
         with changed(self.weights, changes(self.weights, self.options, plan)):
-            return all(near(steps) for steps in ((STEPS, *OTHER_STEPS) if computed else (STEPS,)))
+            for steps in (STEPS, *OTHER_STEPS) if computed else (STEPS,):
+                with rounded_inputs(computed, steps=steps):
+                    found = self.compute()
+                with np.errstate(all="ignore"):
+                    errors.append(1 - cosines(found, self.exact, centre_of(self.exact)))
+                if not (errors[-1].max() <= allowed and agreement(found, self.exact, self.others) >= self.budget):
+                    return False  # nor where they are no numbers
+        return not computed or bool(likely_errors(np.stack(errors)).max() <= allowed)
 
 
 def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:

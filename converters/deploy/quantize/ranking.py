@@ -6,6 +6,8 @@ import numpy as np
 
 TIE = 0.01
 """Rows of one tower whose cosines to another differ by no more match it alike: of a few rows, some always do."""
+SPREADS = 2
+"""Standard deviations that a row's error may be above its mean: one of 40 is, and of 20 above the mean of four ways."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,22 @@ def nearness(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) ->
         others: the other tower's float features; None where there is none.
     """
     with np.errstate(all="ignore"):
-        return Nearness(float(cosines(ours, theirs, centre_of(theirs)).min()), _agreement(ours, theirs, others))
+        return Nearness(float(cosines(ours, theirs, centre_of(theirs)).min()), agreement(ours, theirs, others))
+
+
+def likely_errors(errors: np.ndarray) -> np.ndarray:
+    """What rows may cost a runtime, which is one more way to round.
+
+    Args:
+        errors: (ways, rows): 1 less the cosine of each row, in ways to round that are equally good.
+
+    Returns:
+        (rows,): the mean, and SPREADS standard deviations. These are parts of the mean, and the same part for all rows:
+        a few ways tell little of a single row's.
+    """
+    mean = errors.mean(0)
+    parts = np.divide(errors.std(0, ddof=1), mean, out=np.zeros_like(mean), where=mean > 0)
+    return mean * (1 + SPREADS * np.sqrt(np.square(parts).mean()))
 
 
 def centre_of(features: np.ndarray) -> np.ndarray:
@@ -55,7 +72,8 @@ def cosines(ours: np.ndarray, theirs: np.ndarray, centre: np.ndarray) -> np.ndar
     return np.sum(mine * other, -1) / (np.linalg.norm(mine, axis=-1) * np.linalg.norm(other, axis=-1))
 
 
-def _agreement(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) -> float:
+def agreement(ours: np.ndarray, theirs: np.ndarray, others: np.ndarray | None) -> float:
+    """The share of best matches that stay: see Nearness, and `nearness` for the arguments."""
     if not np.isfinite(ours).all():
         return 0.0
     if others is None and len(theirs) < 2:
