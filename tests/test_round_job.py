@@ -169,19 +169,20 @@ def computing_in_integers(costs: dict[str, float], products: dict[str, int], pla
     budget: Any = Budget([Weight(name, "dense", nothing, nothing, None, (1,)) for name in plan], costs)
     measured = Measured({}, {name: cost**2 for name, cost in costs.items()}, products)
     found = [each.name for each in search_integers(budget, plan, measured)]
-    assert budget.tried <= 1 + np.log2(len(plan) + 1)
+    assert budget.tried <= 1 + np.log2(len(plan) + 1) + planning.MORE_LAYERS
     return found
 
 
 def test_layers_that_save_most_for_their_cost_compute_in_integers() -> None:
-    """As far as the budget goes."""
+    """As far as the budget goes; one that is too large for what is left does not stop those behind it."""
     plan = dict.fromkeys(("a", "b", "c", "d", "e"), "int8")
     costs = {"a": 0.5, "b": 0.1, "c": 0.6, "d": 0.3, "e": 2.0}
     equal = dict.fromkeys(plan, 100)
     assert computing_in_integers(costs, equal, plan) == ["b", "d", "a"]
     assert computing_in_integers(costs, equal | {"c": 10_000}, plan) == ["c", "b", "d"]
-    assert computing_in_integers(costs, equal | {"d": 10_000, "a": 5000}, plan) == ["d", "a", "b"]
-    assert computing_in_integers(costs, equal | {"a": 10_000, "e": 1000}, plan) == ["a", "b", "d"]
+    assert computing_in_integers(costs | {"d": 0.95}, equal, plan) == ["b", "a"]
+    assert computing_in_integers(costs, equal | {"d": 10_000, "c": 5000, "a": 1000}, plan) == ["d", "c", "b"]
+    assert computing_in_integers(costs, equal | {"a": 10_000, "c": 10_000}, plan) == ["a", "b", "d"]
     assert computing_in_integers(dict.fromkeys(plan, 2.0), equal, plan) == []
 
 

@@ -22,9 +22,9 @@ MARGIN_OF_INTEGERS = 0.05
 ROOM_FOR_SPEED = 1.02
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
-MORE_STEPS = 16
-"""That are tried one by one in the end. None where layers compute in integers: of many plans that hold by little, those
-would be found that hold by luck, and a runtime has another."""
+MORE_STEPS, MORE_LAYERS = 16, 8
+"""Steps of a plan, and layers that may compute in integers, that are tried one by one in the end. No steps of a plan
+whose layers all compute in integers: what is left of the budget is room for the runtime."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def search_integers(judge: Judge, plan: Plan, measured: Measured) -> list[Weight
     def holds(ways: Plan) -> bool:
         return judge.holds(plan, computed(ways))
 
-    return computed(smallest_that_holds(steps, holds))
+    return computed(smallest_that_holds(steps, holds, MORE_LAYERS))
 
 
 _WAYS = {False: "floats", True: "integers"}
