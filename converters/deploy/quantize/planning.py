@@ -17,8 +17,9 @@ from .weights import Weight
 
 MARGIN = 0.01
 """Of what the budget allows that a plan leaves to the runtime's own rounding: float32's, on the same weights."""
-MARGIN_OF_INTEGERS = 0.05
-"""The same where layers compute in integers, whose errors are known from a few ways to round."""
+MARGIN_OF_INTEGERS, MARGIN_OF_LIKELY = 0.1, 0.05
+"""The same where layers compute in integers: of each way to round that is computed, and of what the next is likely to
+cost. A hair's difference of what layers are given is another level here or there, and all that follows differs."""
 ROOM_FOR_SPEED = 1.02
 """Times the bytes of the smallest plan that one may take whose layers compute in integers where the budget allows: what
 its weights leave of the budget is what inputs may cost."""
@@ -57,7 +58,8 @@ class Judge:
             plan: of all weights.
             computed: those whose layers compute in integers.
         """
-        allowed = (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * (1 - self.budget)
+        room = 1 - self.budget
+        allowed = (1 - (MARGIN_OF_INTEGERS if computed else MARGIN)) * room
         errors: list[np.ndarray] = []
         with changed(self.weights, changes(self.weights, self.options, plan)):
             for steps in (STEPS, *OTHER_STEPS) if computed else (STEPS,):
@@ -67,7 +69,7 @@ class Judge:
                     errors.append(1 - cosines(found, self.exact, centre_of(self.exact)))
                 if not (errors[-1].max() <= allowed and agreement(found, self.exact, self.others) >= self.budget):
                     return False  # nor where they are no numbers
-        return not computed or bool(likely_errors(np.stack(errors)).max() <= allowed)
+        return not computed or bool(likely_errors(np.stack(errors)).max() <= (1 - MARGIN_OF_LIKELY) * room)
 
 
 def search_plan(judge: Judge, shares: Shares, how: Runtime) -> Plan:
